@@ -1,0 +1,13 @@
+"""What went wrong through the user's input, said in one line that tells what to do."""
+
+
+class UserError(Exception):
+    """Shown as one line, without a traceback (set HYDRA_FULL_ERROR=1 to see it)."""
+
+
+class ConfigError(UserError):
+    """The command line or a config file asks for something that does not exist or does not fit."""
+
+
+class DataError(UserError):
+    """A data set is missing, incomplete or does not fit the run."""

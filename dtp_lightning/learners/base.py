@@ -1,0 +1,152 @@
+"""The frame that every learning rule fills in.
+
+A rule decides one thing: the *displacement* delta_i, by how much and in which direction the output of stage i
+should have been different. Everything else is shared: the weight gradient of stage i is always the local
+vector-Jacobian product of delta_i, computed inside a graph that ends at the stage's own input (ALGORITHMS g).
+
+    bp    delta_{i-1} = J_{f_i}^T delta_i                              (transports the forward weights)
+    dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dtp_lightning.models.network import Network
+from dtp_lightning.models.stage import Stage
+
+Metrics = dict[str, Tensor]
+OptimizerFactory = Callable[[list[dict]], Optimizer]
+
+
+@dataclass
+class StageTrace:
+    """Stage i on one batch: its input, its output, and between them a graph that reaches nothing else.
+
+    Attributes:
+        stage: f_i and g_i.
+        x: h_{i-1}, detached, (N, C_below, H, W).
+        y: h_i, on the local graph until :meth:`pull` is called, (N, C, H', W').
+    """
+
+    stage: Stage
+    x: Tensor
+    y: Tensor
+
+    @property
+    def h(self) -> Tensor:
+        """h_i, detached."""
+        return self.y.detach()
+
+    def pull(self, delta: Tensor, *, to_input: bool = False) -> Tensor | None:
+        """Write the forward weights' gradient J_W^T delta, and free the graph.
+
+        Args:
+            delta: displacement at the output, of h_i's shape.
+            to_input: also return J_x^T delta, of h_{i-1}'s shape (what backprop sends down).
+        """
+        parameters = self.stage.forward_parameters()
+        wanted = [*parameters, self.x] if to_input else parameters
+        gradients = torch.autograd.grad(self.y, wanted, delta)
+        for parameter, gradient in zip(parameters, gradients, strict=False):
+            parameter.grad = gradient
+        return gradients[-1] if to_input else None
+
+
+class Learner(nn.Module, ABC):
+    """One learning rule: views in, metrics out, weights updated. It knows no trainer, logger or config.
+
+    Subclasses implement :meth:`teach`. What a rule owns beyond the model (random feedback, heads of stages) is
+    registered on it as parameters or buffers, so that devices and checkpoints need no special case.
+
+    Args:
+        model: stages and head.
+        loss: objective, called with one (B, D) embedding tensor a view, returns a scalar.
+        forward_optimizer: called with one parameter group a stage and one for the head.
+    """
+
+    transports_weights: ClassVar[bool] = False
+    """Whether displacements below depend on the forward weights above (what biology cannot do)."""
+    needs_input_gradients: ClassVar[bool] = False
+    """Whether the rule asks :meth:`StageTrace.pull` for J_x^T delta."""
+
+    def __init__(self, model: Network, loss: nn.Module, forward_optimizer: OptimizerFactory) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        groups = [(f"stage{i}", stage.forward_parameters()) for i, stage in enumerate(model.stages, 1)]
+        self.forward_optimizer = forward_optimizer(named_groups([*groups, ("head", model.head.parameters())]))
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """All optimisers; the first, the forward one, steps exactly once a batch."""
+        return [self.forward_optimizer]
+
+    @abstractmethod
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """Decide a displacement for every stage and hand each to its trace's ``pull``, once.
+
+        Args:
+            traces: stages 1..L on this batch, bottom first.
+            top: dL/dh_L, of h_L's shape. L is a mean over the batch, so this is of order 1/N.
+            measure: whether quantities that only a log needs shall be computed.
+
+        Returns:
+            Scalars to log, detached.
+        """
+
+    def step(self, views: Tensor, *, update: Callable[[], object] | None = None, measure: bool = True) -> Metrics:
+        """Learn from one batch.
+
+        Args:
+            views: (V, B, C, H, W) in [0, 1]; V = 2 for the contrastive objectives.
+            update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
+            measure: False leaves out what only a log needs; ``loss`` is always there.
+
+        Returns:
+            ``loss`` and the rule's own scalars, detached.
+        """
+        traces = self.trace(views.flatten(0, 1))
+        loss, top = self.teach_head(traces[-1].h, len(views))
+        metrics = self.teach(traces, top, measure=measure)
+        (update or self.forward_optimizer.step)()
+        return {"loss": loss, **metrics}
+
+    def trace(self, images: Tensor) -> list[StageTrace]:
+        """Run every stage on images (N, C, H, W) in [0, 1], each in a graph of its own."""
+        h = self.model.normalise(images)
+        traces = []
+        for i, stage in enumerate(self.model.stages):
+            x = h.detach().requires_grad_(self.needs_input_gradients and i > 0)
+            y = stage(x)
+            traces.append(StageTrace(stage, x, y))
+            h = y
+        return traces
+
+    def teach_head(self, h: Tensor, views: int) -> tuple[Tensor, Tensor]:
+        """Gradient of the objective for the head's weights (written) and for h_L (returned after the loss).
+
+        The head follows the objective directly under every rule, as Lee et al. (2015) take the penultimate
+        layer's target from one layer of gradient.
+        """
+        h = h.requires_grad_(True)
+        embeddings = self.model.head(h)
+        loss = self.loss(*embeddings.unflatten(0, (views, -1)))
+        parameters = list(self.model.head.parameters())
+        *gradients, top = torch.autograd.grad(loss, [*parameters, h])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss.detach(), top
+
+
+def named_groups(groups: Iterable[tuple[str, Iterable[nn.Parameter]]]) -> list[dict]:
+    """Optimiser parameter groups, each with a name; the empty ones are left out."""
+    listed = [{"name": name, "params": list(parameters)} for name, parameters in groups]
+    return [group for group in listed if group["params"]]

@@ -1,0 +1,22 @@
+"""Backpropagation: the control that every other rule is measured against."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dtp_lightning.learners.base import Learner, Metrics, StageTrace
+
+
+class Backprop(Learner):
+    """delta_{i-1} = J_{f_i}^T delta_i: exact gradients, through the transposed forward weights."""
+
+    transports_weights = True
+    needs_input_gradients = True
+
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """One autograd call a stage gives its weight gradient and the displacement below."""
+        delta: Tensor | None = top
+        for trace in reversed(traces):
+            assert delta is not None
+            delta = trace.pull(delta, to_input=trace is not traces[0])
+        return {}

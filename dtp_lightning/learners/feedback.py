@@ -1,0 +1,53 @@
+"""How feedback maps learn. A part of its own: any target rule can be combined with any of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
+from dtp_lightning.models.network import Network
+
+
+class AutoencoderFeedback:
+    """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - h~)^2), h~ = h_{i-1} + sigma * eps.
+
+    The reconstruction keeps the noise: its goal is the corrupted activity (Lee et al. 2015, DTP), not the clean
+    one (SDTP). Only g_i receives a gradient. Source: ALGORITHMS b2 step 4.
+
+    Args:
+        optimizer: called with one parameter group a feedback map.
+        noise_std: sigma, in units of the activation.
+    """
+
+    def __init__(self, optimizer: OptimizerFactory, noise_std: NonNegativeFloat = 1.0) -> None:
+        self.make_optimizer = optimizer
+        self.noise_std = noise_std
+        self.noise_like: Callable[[Tensor], Tensor] = torch.randn_like
+
+    def optimizer_for(self, model: Network) -> Optimizer:
+        """One optimiser for all feedback maps of this model, a group each."""
+        return self.make_optimizer(
+            named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(model.stages, 1))
+        )
+
+    def train(self, traces: list[StageTrace], optimizer: Optimizer) -> Metrics:
+        """One step for each feedback map, top first, with the forward weights as they are; returns R_i."""
+        metrics = {}
+        for i in range(len(traces), 1, -1):
+            trace = traces[i - 1]
+            noisy = trace.x.detach().add(self.noise_like(trace.x), alpha=self.noise_std)
+            with torch.no_grad():
+                above = trace.stage(noisy)
+            reconstruction = F.mse_loss(trace.stage.feedback(above, like=noisy), noisy)
+            parameters = trace.stage.feedback_parameters()
+            for parameter, gradient in zip(parameters, torch.autograd.grad(reconstruction, parameters), strict=True):
+                parameter.grad = gradient
+            metrics[f"reconstruction_loss/stage{i}"] = reconstruction.detach()
+        optimizer.step()
+        return metrics

@@ -1,0 +1,105 @@
+"""A backbone of stages and the projection head on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.models.stage import Stage, conv_stage
+
+
+class Network(nn.Module):
+    """Images -> stages 1..L -> head.
+
+    Images arrive in [0, 1]; the network itself normalises them, so that training, probes and an exported
+    encoder can never disagree about it.
+
+    Args:
+        stages: h_i = f_i(h_{i-1}), h_0 the normalised image.
+        head: projection head, takes h_L and returns the embedding z (N, D).
+        mean, std: subtracted from and divided into every pixel; 0.5, 0.5 maps [0, 1] to [-1, 1].
+    """
+
+    def __init__(self, stages: Sequence[Stage], head: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        self.mean = mean
+        self.std = std
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> h_0, same shape."""
+        return (images - self.mean) / self.std
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """[h_1, ..., h_L] of images (N, C, H, W) in [0, 1]."""
+        h = self.normalise(images)
+        hs = []
+        for stage in self.stages:
+            h = stage(h)
+            hs.append(h)
+        return hs
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the probes read: h_L flattened, (N, F), of images (N, C, H, W) in [0, 1]."""
+        return self.activations(images)[-1].flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings z (N, D) of images (N, C, H, W) in [0, 1]."""
+        return self.head(self.activations(images)[-1])
+
+
+def conv_net(
+    images: ImageSpec,
+    *,
+    channels: Sequence[int] = (32, 64, 128, 256),
+    kernel_size: int = 3,
+    pool: int = 2,
+    embedding_dim: int = 64,
+    mean: float = 0.5,
+    std: float = 0.5,
+) -> Network:
+    """Stages of convolution + max-pool + tanh under a linear + tanh head; the defaults are the thesis network.
+
+    Source: thesis code; ALGORITHMS b1 (454,016 forward and 387,296 feedback parameters at 32 x 32 x 3).
+
+    Args:
+        images: size and channels of what comes in.
+        channels: of each stage's output; one stage each.
+        kernel_size, pool: of every stage, in pixels.
+        embedding_dim: D, size of the embedding that the objective sees.
+        mean, std: see :class:`Network`.
+
+    Raises:
+        ConfigError: the image is smaller than the poolings need.
+    """
+    height, width = images.height, images.width
+    widths = [images.channels, *channels]
+    stages = []
+    for i, (below, here) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        height, width = height // pool, width // pool
+        stages.append(conv_stage(below, here, kernel_size=kernel_size, pool=pool, feedback=i > 0))
+    if min(height, width) < 1:
+        raise ConfigError(
+            f"images of {images.height} x {images.width} pixels are too small for {len(channels)} poolings by {pool}: "
+            f"at least {pool ** len(channels)} x {pool ** len(channels)} is needed; shorten model.channels"
+        )
+    head = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * height * width, embedding_dim), nn.Tanh())
+    return Network(stages, head, mean=mean, std=std)
+
+
+def freeze(network: Network) -> Network:
+    """Evaluation mode, no gradients; returns the same object."""
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features_of(network: Network, images: Tensor, batch_size: int = 1000) -> Tensor:
+    """Features (N, F) on the CPU, in float32, of uint8 images (N, C, H, W), computed batch by batch."""
+    device = next(network.parameters()).device
+    batches = images.split(batch_size)
+    return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in batches])

@@ -1,0 +1,88 @@
+"""One unit of a backbone: a forward map and the feedback map that undoes it.
+
+The thesis makes difference target propagation live with pooling by calling convolution + max-pool +
+non-linearity *one* stage, whose feedback is a strided transposed convolution straight from the pooled map
+(Tang 2021, section on DTP with pooling; ALGORITHMS b1). A target therefore exists only where an inverse exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Stage(nn.Module):
+    """f: activation below -> activation here, and g: back again.
+
+    Args:
+        forward_map: f, maps (N, C_below, H, W) to (N, C, H', W').
+        feedback_map: g, called as ``g(u, (H, W))`` with u of f's output shape, returns f's input shape.
+            None where nothing below needs a target (the first stage: the image is given).
+    """
+
+    def __init__(self, forward_map: nn.Module, feedback_map: nn.Module | None = None) -> None:
+        super().__init__()
+        self.forward_map = forward_map
+        self.feedback_map = feedback_map
+
+    def forward(self, x: Tensor) -> Tensor:
+        """h_i = f_i(h_{i-1})."""
+        return self.forward_map(x)
+
+    def feedback(self, u: Tensor, like: Tensor) -> Tensor:
+        """g_i(u), of the shape of ``like``, the stage's input (only its size is read).
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
+        """
+        if self.feedback_map is None:
+            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
+        return self.feedback_map(u, (like.shape[-2], like.shape[-1]))
+
+    def forward_parameters(self) -> list[nn.Parameter]:
+        """Parameters of f."""
+        return list(self.forward_map.parameters())
+
+    def feedback_parameters(self) -> list[nn.Parameter]:
+        """Parameters of g; empty without one."""
+        return [] if self.feedback_map is None else list(self.feedback_map.parameters())
+
+
+class ConvFeedback(nn.ConvTranspose2d):
+    """g(u) = tanh(strided transposed convolution of u), cropped to any size that pools to u's.
+
+    For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis; odd
+    sizes, which it never met, use the padding that lets every input pixel be reached.
+    """
+
+    def forward(self, u: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(N, C, H', W') -> (N, C_below, *size), values in (-1, 1)."""
+        crops = list(self._crops(u, size))
+        padding = [p for p, _ in crops]
+        extra = [e for _, e in crops]
+        return torch.tanh(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
+
+    def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        for pooled, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
+            excess = (pooled - 1) * stride + kernel - wanted
+            padding = max(0, (excess + 1) // 2)
+            yield padding, 2 * padding - excess
+
+
+def conv_stage(in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: int = 2, feedback: bool = True) -> Stage:
+    """Convolution (same padding), max-pool and tanh as one stage, with its transposed-convolution feedback.
+
+    Args:
+        in_channels, out_channels: of the forward map.
+        kernel_size: odd, in pixels; the feedback kernel has the same size.
+        pool: max-pool window and stride, in pixels.
+        feedback: whether to build g.
+    """
+    forward_map = nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2), nn.MaxPool2d(pool), nn.Tanh()
+    )
+    g = ConvFeedback(out_channels, in_channels, kernel_size, stride=pool) if feedback else None
+    return Stage(forward_map, g)
