@@ -72,7 +72,7 @@ class Recorded:
     def __init__(self, name: str) -> None:
         self.numbers = np.load(GOLDEN / f"dtp_{name}.npz")
         loss = ContrastiveHinge() if name == "hinge" else NTXentLoss(0.5)
-        model = conv_net(ImageSpec(3, 32, 32, mirror_safe=True), mean=0.0, std=1.0)
+        model = conv_net(ImageSpec(3, 32, 32, mirror_safe=True))
         self.feedback = AutoencoderFeedback(partial(Adam, lr=1e-3), noise_std=1.0)
         self.learner = DifferenceTargetPropagation(
             model, loss, partial(Adam, lr=2e-4), self.feedback, 0.5, "batch_mean", "thesis", "targets_first"

@@ -16,12 +16,15 @@ class ImageSpec:
         channels: 1 (grey) or 3 (RGB).
         height, width: in pixels.
         mirror_safe: whether a mirrored image keeps its meaning (photographs yes, digits and letters no).
+        mean, std: what a network subtracts from and divides pixels in [0, 1] by.
     """
 
     channels: int
     height: int
     width: int
     mirror_safe: bool
+    mean: float = 0.0
+    std: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,29 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: ``train`` pre-trains and fits probes, ``val`` makes every choice, ``test`` is read once, at the end."""
+    """A data set.
+
+    Attributes:
+        train: pre-trains (its labels unseen) and fits probes.
+        val: makes every choice.
+        test: read once, at the end.
+        classes: their names.
+        mirror_safe, mean, std: see :class:`ImageSpec`.
+    """
 
     train: Split
     val: Split
     test: Split
     classes: tuple[str, ...]
     mirror_safe: bool
+    mean: float = 0.0
+    std: float = 1.0
 
     @property
     def spec(self) -> ImageSpec:
         """Size and kind of these images."""
         channels, height, width = self.train.images.shape[1:]
-        return ImageSpec(channels, height, width, self.mirror_safe)
+        return ImageSpec(channels, height, width, self.mirror_safe, self.mean, self.std)
 
 
 def stratified(labels: Tensor, per_class: list[int], seed: int) -> list[Tensor]:

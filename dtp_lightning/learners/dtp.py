@@ -58,7 +58,7 @@ class DifferenceTargetPropagation(Learner):
         forward_optimizer: OptimizerFactory,
         feedback: AutoencoderFeedback,
         target_step: PositiveFloat = 0.5,
-        target_gradient: Literal["per_sample", "batch_mean"] = "per_sample",
+        target_gradient: Literal["per_sample", "batch_mean"] = "batch_mean",
         local_loss: Literal["displacement", "thesis"] = "displacement",
         order: Literal["targets_first", "feedback_first"] = "targets_first",
     ) -> None:

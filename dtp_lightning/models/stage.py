@@ -72,15 +72,22 @@ class ConvFeedback(nn.ConvTranspose2d):
             yield padding, 2 * padding - excess
 
 
-def conv_stage(in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: int = 2, feedback: bool = True) -> Stage:
+def conv_stage(
+    in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: int = 2, feedback: bool = True
+) -> Stage:
     """Convolution (same padding), max-pool and tanh as one stage, with its transposed-convolution feedback.
 
     Args:
         in_channels, out_channels: of the forward map.
-        kernel_size: odd, in pixels; the feedback kernel has the same size.
+        kernel_size: odd and at least ``pool``, in pixels; the feedback kernel has the same size.
         pool: max-pool window and stride, in pixels.
         feedback: whether to build g.
+
+    Raises:
+        ValueError: the kernel is even, or smaller than the pooling, so that feedback could not reach every pixel.
     """
+    if kernel_size % 2 == 0 or kernel_size < pool:
+        raise ValueError(f"kernel_size={kernel_size} must be odd and at least pool={pool}")
     forward_map = nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2), nn.MaxPool2d(pool), nn.Tanh()
     )

@@ -1,0 +1,5 @@
+"""Augmentations: uint8 images (B, C, H, W) to views (V, B, C, H, W) in [0, 1], batched, an own draw for every image."""
+
+from dtp_lightning.augment.views import AffineColourViews
+
+__all__ = ["AffineColourViews"]

@@ -1,0 +1,58 @@
+"""Two independently deformed views of every image of a batch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from dtp_lightning.augment.colour import random_saturation_hue
+from dtp_lightning.augment.geometry import random_affine, random_flip
+from dtp_lightning.data.images import ImageSpec
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class AffineColourViews(nn.Module):
+    """The thesis' deformations: affine warp, mirror, saturation and hue; the same law for both views.
+
+    Mirroring is left out where it changes the meaning (digits, letters) and colour jitter where there is none.
+
+    Args:
+        images: what will come in.
+        affine: half-range of the linear coefficients of the warp.
+        shift: half-range of its translation, in half image widths.
+        flip: probability of mirroring, where the data set allows it.
+        saturation: half-range of the saturation factor's exponent, in octaves.
+        hue: half-range of the hue shift, in turns.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        images: ImageSpec,
+        affine: NonNegativeFloat = 0.25,
+        shift: NonNegativeFloat = 0.5,
+        flip: Probability = 0.5,
+        saturation: NonNegativeFloat = 2.0,
+        hue: NonNegativeFloat = 0.1,
+    ) -> None:
+        super().__init__()
+        self.affine = affine
+        self.shift = shift
+        self.flip = flip if images.mirror_safe else 0.0
+        self.saturation, self.hue = (saturation, hue) if images.channels == 3 else (0.0, 0.0)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, C, H, W) -> views (2, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        x = images.repeat(self.views, 1, 1, 1).float() / 255
+        x = random_affine(x, self.affine, self.shift)
+        if self.flip:
+            x = random_flip(x, self.flip)
+        if self.saturation or self.hue:
+            x = random_saturation_hue(x, self.saturation, self.hue)
+        return x.unflatten(0, (self.views, -1))

@@ -1,0 +1,91 @@
+"""What training costs: seconds, images a second, peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+class Cost(pl.Callback):
+    """Measures the fit.
+
+    Attributes:
+        fit_seconds: wall time of the whole fit, validation and checkpoints included.
+        training_seconds: the part spent in training batches and between them.
+        images: training images seen (each of them twice, as two views).
+    """
+
+    def __init__(self) -> None:
+        self.fit_seconds = 0.0
+        self.training_seconds = 0.0
+        self.images = 0
+        self._fit_began = 0.0
+        self._epoch_began: float | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, and the memory's high-water mark where the system lets us."""
+        reset_peak_memory()
+        self._fit_began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """An epoch's training begins."""
+        self._epoch_began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images; stop the clock after the last batch, before validation."""
+        self.images += len(batch)
+        if trainer.is_last_batch:
+            self._stop()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """For an epoch cut short."""
+        self._stop()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop()
+        self.fit_seconds = time.perf_counter() - self._fit_began
+
+    def _stop(self) -> None:
+        if self._epoch_began is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.training_seconds += time.perf_counter() - self._epoch_began
+            self._epoch_began = None
+
+    def summary(self) -> dict[str, float]:
+        """``fit/seconds``, ``fit/images_per_second`` (training only), ``fit/peak_memory_mib``."""
+        return {
+            "fit/seconds": self.fit_seconds,
+            "fit/images_per_second": self.images / self.training_seconds if self.training_seconds else 0.0,
+            "fit/peak_memory_mib": peak_memory_mib(),
+        }
+
+
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory_mib` start from now (no effect on the host where /proc does not offer it)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> float:
+    """Largest memory used since the reset, in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10

@@ -1,0 +1,115 @@
+"""The command line around Hydra: one clear line for a user's mistake, a traceback for ours.
+
+Only light imports here, so that ``--help`` and tab completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dtp_lightning.errors import UserError
+
+FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
+_traceback_wanted = os.environ.get(FULL_ERROR) == "1"
+
+
+def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
+    """Run a ``hydra.main`` function; print a mistake of the user's as one line and exit with 2.
+
+    Args:
+        task: decorated by ``hydra.main``; its body goes through :func:`job`.
+        conf, config_name: where the configuration lies, to look up the right spelling of a wrong key.
+    """
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
+    try:
+        task()
+    except Exception as error:
+        message = _explain(error, conf, config_name)
+        if message is None or _traceback_wanted:
+            raise
+        _stop(message)
+
+
+def job(body: Callable[[], object]) -> object:
+    """Run one job's body; in a plain run a mistake of the user's ends the program here, with one line.
+
+    In a multirun the error goes on to Hydra, which names the job, runs the others and fails at the end.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        return body()
+    except UserError as error:
+        if HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
+            raise
+        _stop(str(error))
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
+    """One line for an error that the command line caused; None for any other."""
+    from hydra.errors import CompactHydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error)
+    if isinstance(error, ValueError) and text.startswith("Config group override must be"):
+        return "a group takes the name of one of its options, or a list of them; --help lists the options"
+    if not isinstance(error, CompactHydraException | OmegaConfBaseException):
+        return None
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"unknown key '{match[1]}'" + _nearest_key(match[1], conf, config_name)
+    if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']+)'", text):
+        return _nearest_choice(match[1], match[2], conf)
+    if match := re.search(r"Multiple values for (\w+)\.", text):
+        return f"{match[1]} has one value already: write {match[1]}=... without the +"
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("full_key"))
+
+
+def _nearest_key(key: str, conf: Path, config_name: str) -> str:
+    """The nearest key of the configuration with the groups that were chosen on this command line."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from dtp_lightning.config import flat_keys, nearest
+
+    groups = [p.name for p in conf.iterdir() if p.is_dir()]
+    choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            config = compose(config_name, overrides=choices)
+        except Exception:  # another mistake on the same command line
+            config = compose(config_name)
+    values = OmegaConf.to_container(config)
+    keys = dict.fromkeys([*groups, *flat_keys(values)])  # type: ignore[arg-type]
+    section = ""
+    for word in key.split("."):
+        if section + word not in keys:
+            return nearest(
+                word, [k[len(section) :] for k in keys if k.rpartition(".")[0] == section.rstrip(".")], section
+            )
+        section += f"{word}."
+    return ""
+
+
+def _nearest_choice(group: str, wrong: str, conf: Path) -> str:
+    from dtp_lightning.config import nearest
+
+    known: Sequence[str] = [p.stem for p in (conf / group).glob("*.yaml")]
+    listed = f" (there is: {', '.join(sorted(known))})"
+    hint = nearest(wrong, known)
+    return f"{group}={wrong}: no such choice{hint}" + ("" if hint.startswith("; there is") else listed)

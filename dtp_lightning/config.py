@@ -1,0 +1,182 @@
+"""From configuration to objects: every node names its target (``_target_``), and the target's signature is the schema.
+
+Nothing has to be declared twice: the parameter names and annotations of the class that a YAML file names decide
+which keys and types are allowed there, for our classes and for those of libraries alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from dtp_lightning.errors import ConfigError, UserError
+
+SCALARS: dict[str, Any] = {"seed": NonNegativeInt, "batch_size": PositiveInt}
+SINGLES = ("learner", "loss", "model", "dataset", "augment", "trainer")
+COLLECTIONS = ("evaluation", "callbacks", "logger")
+OFFERED = {  # what the pipeline hands to a target that has a parameter of this name
+    "learner": ("model", "loss"),
+    "model": ("images",),
+    "augment": ("images",),
+    "callbacks": ("data",),
+    "logger": ("folder", "names", "config"),
+}
+SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def nearest(word: str, known: Iterable[str], section: str = "") -> str:
+    """``; did you mean 'section.x'?`` for the known name nearest to ``word``, or the list of all when none is near."""
+    choices = sorted(name for name in known if name not in SPECIAL)
+    if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.6):
+        return f"; did you mean '{section}{close[0]}'?"
+    return f"; there is: {', '.join(section + name for name in choices)}" if choices else ""
+
+
+def flat_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys, those of sections included."""
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flat_keys(value, f"{prefix}{key}.")
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain nested values, after every key and value was held against its target.
+
+    Every group is there: an empty collection stands for one that was left out.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or out of range, or a combination that cannot run;
+            the message names the key as the command line spells it, and the nearest right one.
+    """
+    given: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    values = {**dict.fromkeys([*SCALARS, *SINGLES]), **{key: {} for key in COLLECTIONS}, **given}
+    for key, value in values.items():
+        if key in SCALARS:
+            _check_value(key, value, SCALARS[key])
+        elif key in COLLECTIONS:
+            for name, node in value.items():
+                _check_node(f"{key}.{name}", node, OFFERED.get(key, ()))
+        elif key in SINGLES:
+            _check_node(key, value, OFFERED.get(key, ()))
+        else:
+            raise ConfigError(f"unknown key '{key}'{nearest(key, [*SCALARS, *COLLECTIONS, *SINGLES])}")
+    _check_trainer(values["trainer"])
+    return values
+
+
+def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
+    """Call a node's ``_target_`` with the node's values and those of ``offered`` that its signature asks for.
+
+    Raises:
+        ConfigError: the target refused its values.
+    """
+    accepted = inspect.signature(_target(node["_target_"], "")).parameters
+    factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
+    if node.get("_partial_"):
+        return factory
+    try:
+        return factory(**{name: value for name, value in offered.items() if name in accepted})
+    except UserError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{node['_target_']}: {error}") from error
+
+
+def _target(path: str, key: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_: '{path}' cannot be imported ({error})") from error
+
+
+def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path} must be a group's name or a section with a _target_, not {node!r}")
+    target = _target(node["_target_"], path)
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for key, value in node.items():
+        if key in SPECIAL:
+            continue
+        if key not in parameters and not takes_any:
+            free = [name for name in parameters if name not in offered]
+            raise ConfigError(f"unknown key '{path}.{key}'{nearest(key, free, f'{path}.')}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_node(f"{path}.{key}", value, ())
+        elif key in hints:
+            _check_value(f"{path}.{key}", value, hints[key])
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if name not in node and name not in offered and not node.get("_partial_")
+    ]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]} is needed by {node['_target_']} and has no value")
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a callable; without those that only type checkers can resolve."""
+    function = target.__init__ if inspect.isclass(target) else target
+    function = inspect.unwrap(function)
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _check_value(path: str, value: Any, annotation: Any) -> None:
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticUserError, TypeError, NameError):
+        try:
+            adapter = TypeAdapter(annotation)
+        except Exception:  # a library's annotation that pydantic cannot read: the library itself will judge
+            return
+    except Exception:
+        return
+    try:
+        # a list on the command line may fill a tuple, but a word may not pass for a number
+        adapter.validate_python(value, strict=not isinstance(value, list | dict))
+    except ValidationError as error:
+        raise ConfigError(f"{path}={_shown(value)}: {_reason(error, value)}") from None
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reason(error: ValidationError, value: Any) -> str:
+    """One line for a validation error, with the nearest choice where there are choices."""
+    problems = error.errors()
+    for problem in problems:
+        if problem["type"] == "literal_error":
+            choices = [c.strip().strip("'") for c in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+            hint = nearest(str(value), choices)
+            return f"must be one of {', '.join(choices)}" + (hint if "did you mean" in hint else "")
+    reasons = dict.fromkeys(p["msg"].removeprefix("Input ").strip() for p in problems if p["type"] != "is_instance_of")
+    return " or ".join(reasons) or "has the wrong type"
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    """What manual optimisation cannot honour is refused rather than ignored."""
+    if str(trainer.get("precision", "")).startswith("16"):
+        given = f"trainer.precision={trainer['precision']}"
+        raise ConfigError(f"{given}: target differences are lost in float16; use bf16-mixed or 32-true")
+    for key, harmless in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
+        if trainer.get(key) not in harmless:
+            raise ConfigError(f"trainer.{key} has no meaning for learners that set their own gradients: remove it")
+    epochs = trainer.get("max_epochs")
+    if isinstance(epochs, int) and epochs < 1:
+        raise ConfigError(f"trainer.max_epochs={epochs}: at least one epoch is needed")

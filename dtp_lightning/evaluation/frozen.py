@@ -1,0 +1,71 @@
+"""What every evaluation receives: a frozen encoder, a labelled data set, and features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.models.network import Network, features_of
+
+
+@dataclass(frozen=True)
+class FeatureSplit:
+    """Features x float32 (N, F) and labels y int64 (N,) of one split, on the CPU."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass
+class FrozenEncoder:
+    """A network that no longer learns, and the data it is judged on.
+
+    Attributes:
+        network: in evaluation mode.
+        data: labelled; evaluations choose on ``val`` and read ``test`` for the reported figure only.
+        seed: of whatever an evaluation draws.
+    """
+
+    network: Network
+    data: ImageData
+    seed: int = 0
+
+    @cached_property
+    def train(self) -> FeatureSplit:
+        """Features of the training split."""
+        return FeatureSplit(features_of(self.network, self.data.train.images), self.data.train.labels)
+
+    @cached_property
+    def val(self) -> FeatureSplit:
+        """Features of the validation split."""
+        return FeatureSplit(features_of(self.network, self.data.val.images), self.data.val.labels)
+
+    @cached_property
+    def test(self) -> FeatureSplit:
+        """Features of the test split, first computed when an evaluation reports on it."""
+        return FeatureSplit(features_of(self.network, self.data.test.images), self.data.test.labels)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: name -> number; accuracies in [0, 1], called ``test_acc`` and ``val_acc``.
+        test_predictions: predicted classes of the test split (N,), where there are any.
+    """
+
+    metrics: dict[str, float]
+    test_predictions: Tensor | None = field(default=None, repr=False)
+
+
+Evaluation = Callable[[FrozenEncoder], Result]
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of (N,) predictions that equal the labels, in [0, 1]."""
+    return (predicted == labels).double().mean().item()

@@ -1,0 +1,40 @@
+"""k-nearest-neighbour evaluation on frozen features."""
+
+from __future__ import annotations
+
+import torch
+from lightly.utils.benchmarking import knn_predict
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+
+
+class NearestNeighbours:
+    """Cosine k-NN with votes weighted by exp(similarity / temperature) (Wu et al. 2018, section 3.4).
+
+    Nothing is chosen: k and temperature are what they are given as. The bank is the training split.
+
+    Args:
+        k: number of neighbours; at most the bank's size.
+        temperature: of the votes.
+    """
+
+    def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
+        self.k = k
+        self.temperature = temperature
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``val_acc`` and ``test_acc``."""
+        predicted = self.predict(encoder.test.x, encoder.train)
+        val_acc = accuracy(self.predict(encoder.val.x, encoder.train), encoder.val.y)
+        return Result({"val_acc": val_acc, "test_acc": accuracy(predicted, encoder.test.y)}, predicted)
+
+    def predict(self, x: Tensor, bank: FeatureSplit) -> Tensor:
+        """Classes (N,) of features x (N, F)."""
+        neighbours = F.normalize(bank.x).T.contiguous()
+        classes = int(bank.y.max()) + 1
+        k = min(self.k, len(bank.y))
+        chunks = F.normalize(x).split(1000)
+        return torch.cat([knn_predict(c, neighbours, bank.y, classes, k, self.temperature)[:, 0] for c in chunks])

@@ -1,0 +1,161 @@
+"""Linear evaluation: multinomial logistic regression on frozen features, trained until it converges."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from dtp_lightning.data.images import stratified
+from dtp_lightning.errors import DataError
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+
+log = logging.getLogger(__name__)
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Shift and scale of each feature, (F,), taken from the probe's training features."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Standardiser:
+        """From features (N, F); constant features are left unscaled."""
+        std = x.std(0, correction=0)
+        return cls(x.mean(0), torch.where(std > 1e-6, std, 1.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """The logistic regression that did best on validation.
+
+    Attributes:
+        standardise: applied to features first.
+        classifier: fitted on the training features.
+        strength: the chosen C, inverse L2 penalty.
+        val_acc: its validation accuracy in [0, 1].
+    """
+
+    standardise: Standardiser
+    classifier: LogisticRegression
+    strength: float
+    val_acc: float
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Classes (N,) of features (N, F)."""
+        return torch.from_numpy(self.classifier.predict(self.standardise(x).numpy()))
+
+
+def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float], max_iter: int) -> FittedProbe:
+    """Fit one regression for each C, weakest first and each from the last one's weights; keep the best on ``val``.
+
+    Ties go to the stronger penalty. A fit that reaches ``max_iter`` is logged as a warning.
+    """
+    standardise = Standardiser.of(train.x)
+    x, y = standardise(train.x).numpy(), train.y.numpy()
+    x_val = standardise(val.x).numpy()
+    best: FittedProbe | None = None
+    start = None
+    for strength in sorted(strengths):
+        classifier = LogisticRegression(C=strength, max_iter=max_iter, warm_start=True)
+        if start is not None:
+            classifier.classes_, classifier.coef_, classifier.intercept_ = start
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            classifier.fit(x, y)
+        if any(issubclass(w.category, ConvergenceWarning) for w in caught):
+            log.warning(
+                "the linear probe did not converge in %d iterations at C=%g: raise max_iter", max_iter, strength
+            )
+        start = classifier.classes_, classifier.coef_.copy(), classifier.intercept_.copy()
+        val_acc = accuracy(torch.from_numpy(classifier.predict(x_val)), val.y)
+        if best is None or val_acc > best.val_acc:
+            best = FittedProbe(standardise, classifier, strength, val_acc)
+    assert best is not None
+    return best
+
+
+class LinearProbe:
+    """The field's linear evaluation protocol, to convergence.
+
+    Features of the last stage, standardised by the training split, no augmentation; multinomial logistic
+    regression with L2 penalty by L-BFGS; C chosen on validation; fitted on train only; test read once.
+
+    Args:
+        strengths: values of C (inverse penalty) to choose from.
+        max_iter: bound on L-BFGS iterations for each C.
+    """
+
+    def __init__(self, strengths: Sequence[PositiveFloat] = STRENGTHS, max_iter: PositiveInt = 2000) -> None:
+        self.strengths = strengths
+        self.max_iter = max_iter
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``val_acc``, ``test_acc`` and the chosen ``C``."""
+        probe = fit_probe(encoder.train, encoder.val, self.strengths, self.max_iter)
+        predicted = probe.predict(encoder.test.x)
+        metrics = {"val_acc": probe.val_acc, "test_acc": accuracy(predicted, encoder.test.y), "C": probe.strength}
+        return Result(metrics, predicted)
+
+
+class FewLabels:
+    """The same probe on few labelled images a class, averaged over several draws of them.
+
+    C is chosen on the whole validation split, so the figure is for few *training* labels.
+
+    Args:
+        per_class: labelled images a class.
+        draws: independent draws of them.
+        strengths, max_iter: see :class:`LinearProbe`.
+    """
+
+    def __init__(
+        self,
+        per_class: PositiveInt = 10,
+        draws: PositiveInt = 5,
+        strengths: Sequence[PositiveFloat] = STRENGTHS,
+        max_iter: PositiveInt = 2000,
+    ) -> None:
+        self.per_class = per_class
+        self.draws = draws
+        self.strengths = strengths
+        self.max_iter = max_iter
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """Means over draws of ``val_acc`` and ``test_acc``, and ``test_std`` over draws.
+
+        Raises:
+            DataError: a class has fewer labelled images than ``per_class``.
+        """
+        val, test = [], []
+        for draw in range(self.draws):
+            chosen = self._draw(encoder.train.y, encoder.seed * 1000 + draw)
+            few = FeatureSplit(encoder.train.x[chosen], encoder.train.y[chosen])
+            probe = fit_probe(few, encoder.val, self.strengths, self.max_iter)
+            val.append(probe.val_acc)
+            test.append(accuracy(probe.predict(encoder.test.x), encoder.test.y))
+        accuracies = torch.tensor([val, test], dtype=torch.float64)
+        spread = accuracies[1].std().item() if self.draws > 1 else 0.0
+        return Result(
+            {"val_acc": accuracies[0].mean().item(), "test_acc": accuracies[1].mean().item(), "test_std": spread}
+        )
+
+    def _draw(self, labels: Tensor, seed: int) -> Tensor:
+        try:
+            return stratified(labels, [self.per_class], seed)[0]
+        except ValueError as error:
+            raise DataError(f"few labels: {error}; lower evaluation.few_labels.per_class") from error

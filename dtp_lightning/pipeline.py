@@ -1,0 +1,157 @@
+"""Config -> objects -> fit -> evaluate -> summary. The only place that instantiates."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from dtp_lightning import tracking
+from dtp_lightning.callbacks import Cost
+from dtp_lightning.config import build, checked
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.module import ImageDataModule
+from dtp_lightning.evaluation import FrozenEncoder, Result
+from dtp_lightning.models import Network, freeze
+from dtp_lightning.module import PretrainModule
+from dtp_lightning.report import plots, summary
+
+log = logging.getLogger(__name__)
+
+NAMED = ("learner", "loss", "model", "dataset")
+
+
+def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Pre-train without labels, evaluate the frozen encoder, leave everything in the run folder.
+
+    Args:
+        cfg: composed from conf/train.yaml.
+        choices: which option of each group was chosen (Hydra's ``runtime.choices``).
+        folder: run folder; exists.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        ConfigError: before any data is read, if a key or value does not fit.
+        DataError: if the data set cannot be read.
+    """
+    values = checked(cfg)
+    names = {group: str(choices[group]) for group in NAMED}
+    OmegaConf.save(OmegaConf.create(values), folder / "config.yaml")
+    _quieten()
+    _seed(values["seed"])
+    data: ImageData = build(values["dataset"])
+    module, network, untrained = _assemble(values, data)
+    loggers = [
+        tracking.metrics_csv(folder),
+        *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
+    ]
+    failed = True
+    try:
+        cost, epochs = _fit(values, module, data, loggers, folder)
+        found = {
+            **names,
+            "seed": values["seed"],
+            "epochs": epochs,
+            **_evaluate(values, {"": freeze(network), summary.RANDOM: freeze(untrained)}, data, folder),
+            **cost.summary(),
+            "git_commit": summary.git_commit(),
+            "versions": summary.versions(),
+        }
+        _finish(found, loggers, folder, step=module.global_step)
+        failed = False
+    finally:
+        tracking.close(loggers, failed=failed)
+    print(summary.closing_table(found, folder), flush=True)
+    return found
+
+
+def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModule, Network, Network]:
+    """The module, its network, and a copy of that network as it is before any training."""
+    network: Network = build(values["model"], images=data.spec)
+    untrained = copy.deepcopy(network)
+    learner = build(values["learner"], model=network, loss=build(values["loss"]))
+    augment = build(values["augment"], images=data.spec)
+    return PretrainModule(learner, augment, values["seed"], values), network, untrained
+
+
+def _fit(
+    values: Mapping[str, Any], module: PretrainModule, data: ImageData, loggers: list[Logger], folder: Path
+) -> tuple[Cost, int]:
+    """Train; returns what it cost and the number of finished epochs."""
+    cost = Cost()
+    checkpoint = ModelCheckpoint(
+        folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    extra = [build(node, data=data) for node in values["callbacks"].values()]
+    trainer: pl.Trainer = build(
+        {**values["trainer"], "default_root_dir": str(folder)}, logger=loggers, callbacks=[cost, checkpoint, *extra]
+    )
+    batches = ImageDataModule(data, values["batch_size"], values["seed"])
+    some = data.train.images[:: max(1, len(data.train) // 10)][:10]
+    plots.plot_views(some, module.augment(some), folder / "plots" / "views.png")
+    trainer.fit(module, batches)
+    return cost, trainer.current_epoch
+
+
+def _evaluate(
+    values: Mapping[str, Any], networks: Mapping[str, Network], data: ImageData, folder: Path
+) -> dict[str, float]:
+    """Every evaluation on the trained and on the untrained encoder; the keys begin with the encoder's prefix."""
+    metrics: dict[str, float] = {}
+    for prefix, network in networks.items():
+        encoder = FrozenEncoder(network, data, values["seed"])
+        for name, node in values["evaluation"].items():
+            result: Result = build(node)(encoder)
+            metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
+            if result.test_predictions is not None and not prefix:
+                title = f"{name}, test accuracy {100 * result.metrics['test_acc']:.1f} %"
+                path = folder / "plots" / f"confusion_{name}.png"
+                plots.plot_confusion(data.test.labels, result.test_predictions, data.classes, title, path)
+    return metrics
+
+
+def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:
+    """Figures, and the summary in the run folder and in the trackers (not in metrics.csv: it is a time series)."""
+    plots.plot_curves(folder / "metrics.csv", folder / "plots" / "curves.png")
+    trackers = loggers[1:]
+    for logger in trackers:
+        logger.log_metrics({key: value for key, value in found.items() if isinstance(value, float)}, step=step)
+    figures = {f"plots/{path.stem}": path for path in sorted((folder / "plots").glob("*.png"))}
+    tracking.log_images(trackers, figures, step=step)
+    summary.write_summary(found, folder / "summary.json")
+
+
+def _seed(seed: int) -> None:
+    """All generators, explicitly: in a multirun the last job's state is still there."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _quieten() -> None:
+    """Silence advice that does not apply here."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # batches are slices of a tensor on the device
+        ".*exists and is not empty.*",  # Hydra's own files are in the run folder
+        ".*Checkpoint directory .* exists.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*TensorBoard support.*|.*LeafSpec.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,128 @@
+"""Figures of one run, as PNG."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Okabe-Ito: told apart by every kind of colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
+    """Each image above its two views.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        views: (2, B, C, H, W) in [0, 1].
+        path: PNG to write.
+    """
+    rows = [("image", images.float() / 255), *((f"view {v}", view) for v, view in enumerate(views))]
+    figure = Figure(figsize=(0.9 * images.shape[0] + 0.8, 0.95 * len(rows) + 0.1))
+    grid = figure.subplots(len(rows), images.shape[0], squeeze=False)
+    for (name, batch), axes in zip(rows, grid, strict=True):
+        for axis, picture in zip(axes, batch, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).squeeze(-1).cpu().numpy().clip(0, 1), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(name)
+    _save(figure, path)
+
+
+def plot_curves(metrics: Path, path: Path) -> None:
+    """Objective, local and reconstruction losses, and validation k-NN over epochs, from a run's metrics.csv."""
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})
+    panels = [
+        ("objective", [n for n in names if n in ("train/loss", "val/loss")], "linear"),
+        ("validation k-NN accuracy", [n for n in names if n == "val/knn_acc"], "linear"),
+        ("local loss of a stage", [n for n in names if n.startswith("train/local_loss/")], "log"),
+        (
+            "reconstruction loss of a feedback map",
+            [n for n in names if n.startswith("train/reconstruction_loss/")],
+            "linear",
+        ),
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return
+    figure = Figure(figsize=(4.2 * len(panels), 3.2))
+    per_epoch = _steps_per_epoch(rows)
+    for axis, (title, shown, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, colour in zip(shown, COLOURS, strict=False):
+            points = [((int(row["step"]) + 1) / per_epoch, float(row[name])) for row in rows if row.get(name)]
+            axis.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                label=name.split("/")[-1 if "stage" in name else 0],
+                marker="o",
+                ms=2.5,
+            )
+        axis.set(title=title, xlabel="epoch", yscale=scale)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        if len(shown) > 1:
+            axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _steps_per_epoch(rows: Sequence[dict[str, str]]) -> float:
+    """Batches an epoch: what the last validation row (logged at an epoch's last batch) says."""
+    ends = [(int(row["step"]) + 1, int(row["epoch"]) + 1) for row in rows if row.get("val/loss")]
+    return ends[-1][0] / ends[-1][1] if ends else 1.0
+
+
+def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
+    """Row-normalised confusion matrix.
+
+    Args:
+        labels, predicted: (N,) class numbers.
+        classes: their names, K of them.
+        title: above the matrix.
+        path: PNG to write.
+    """
+    k = len(classes)
+    counts = np.zeros((k, k))
+    np.add.at(counts, (labels.numpy(), predicted.numpy()), 1)
+    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    side = min(12.0, 1.6 + 0.45 * k)
+    figure = Figure(figsize=(side + 0.9, side))
+    axis = figure.subplots()
+    drawn = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true", title=title)
+    if k <= 30:
+        axis.set_xticks(
+            range(k),
+            classes,
+            rotation=0 if max(map(len, classes)) < 3 else 60,
+            ha="center" if k < 1 or max(map(len, classes)) < 3 else "right",
+        )
+        axis.set_yticks(range(k), classes)
+    if k <= 12:
+        for row in range(k):
+            for column in range(k):
+                if share[row, column] >= 0.005:
+                    colour = "white" if share[row, column] > 0.5 else "black"
+                    axis.text(
+                        column,
+                        row,
+                        f"{100 * share[row, column]:.0f}",
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=8,
+                    )
+    figure.colorbar(
+        drawn, ax=axis, fraction=0.046, label="share of the true class" + (" (cells in %)" if k <= 12 else "")
+    )
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")

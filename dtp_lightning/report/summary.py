@@ -1,0 +1,67 @@
+"""summary.json, the contract for every tool that reads runs, and the table that closes a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
+RANDOM = "random_encoder/"
+
+
+def git_commit() -> str:
+    """Commit of this code, with ``-dirty`` after it where files differ; ``unknown`` outside a checkout."""
+    here = Path(__file__).resolve().parents[2]
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def versions() -> str:
+    """``name=version`` of Python and of the packages that decide numbers, on one line."""
+    found = [f"python={platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package}={importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return " ".join(found)
+
+
+def write_summary(summary: Mapping[str, Any], path: Path) -> None:
+    """Write atomically: a reader never sees half a file."""
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
+    """Random encoder beside the trained one, and what it cost."""
+    evaluated = [
+        key.removesuffix("/test_acc") for key in summary if key.endswith("/test_acc") and not key.startswith(RANDOM)
+    ]
+    title = "{learner} x {loss}, {model} on {dataset}, {epochs} epochs, seed {seed}".format(**summary)
+    width = max([len("test accuracy, %"), *map(len, evaluated)])
+    lines = [title, "", f"{'test accuracy, %':<{width}}   random   trained"]
+    for name in evaluated:
+        key = f"{name}/test_acc"
+        lines.append(f"{name:<{width}}   {100 * summary[RANDOM + key]:6.2f}   {100 * summary[key]:7.2f}")
+    lines += [
+        "",
+        f"fit {summary['fit/seconds']:.1f} s, {summary['fit/images_per_second']:.0f} images/s, "
+        f"peak memory {summary['fit/peak_memory_mib']:.0f} MiB",
+        f"run folder {folder}",
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([rule, *lines, rule])

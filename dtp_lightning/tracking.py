@@ -1,0 +1,114 @@
+"""Experiment trackers. metrics.csv is always written; W&B (offline by default), TensorBoard or none come beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from dtp_lightning.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def metrics_csv(folder: Path) -> CSVLogger:
+    """``metrics.csv`` in the run folder, on disk after every logged step."""
+    return CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)
+
+
+def wandb_logger(
+    folder: Path,
+    names: Mapping[str, str],
+    config: Mapping[str, Any],
+    project: str = "dtp-lightning",
+    mode: Literal["auto", "online", "offline"] = "auto",
+    group: str | None = None,
+    tags: list[str] | None = None,
+    entity: str | None = None,
+) -> Logger:
+    """A W&B run of this run folder, grouped by task, its job type the learner.
+
+    Args:
+        folder: run folder; the offline run lands in ``wandb/`` inside.
+        names: chosen group options (learner, loss, model, dataset).
+        config: logged as nested plain values, so that W&B can filter on any of them.
+        project, tags, entity: W&B's.
+        group: W&B's; default dataset-model-loss, so that learners and seeds can be compared.
+        mode: ``auto`` is online for a user who is logged in (or set WANDB_MODE), offline for anyone else.
+    """
+    import wandb
+
+    run = wandb.init(
+        project=project,
+        entity=entity,
+        dir=str(folder),
+        name=f"{names['learner']}-{names['loss']}",
+        group=group or f"{names['dataset']}-{names['model']}-{names['loss']}",
+        job_type=names["learner"],
+        tags=tags,
+        config=dict(config),
+        mode=_mode(mode),
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+    )
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric("val/*", step_metric="epoch")
+    return WandbLogger(experiment=run, save_dir=str(folder))
+
+
+def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
+    """TensorBoard event files in ``tensorboard/`` of the run folder, with the configuration as hyper-parameters.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    try:
+        logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise ConfigError("logger=tensorboard needs TensorBoard: pip install tensorboard") from error
+    logger.log_hyperparams(dict(config))
+    return logger
+
+
+def _mode(asked: str) -> Literal["online", "offline", "disabled"]:
+    """W&B's mode: what was asked for, else the environment's, else online only for a user with credentials."""
+    if asked in ("online", "offline"):
+        return asked  # type: ignore[return-value]
+    environment = os.environ.get("WANDB_MODE")
+    if environment in ("online", "offline", "disabled"):
+        return environment  # type: ignore[return-value]
+    import wandb
+
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.Error as error:  # a refused key or a dead network must not stop a training
+        log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", error)
+        return "offline"
+
+
+def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int) -> None:
+    """Show PNG files in the trackers that can show images."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            for name, path in images.items():
+                logger.log_image(name, [str(path)], step=None)
+        elif isinstance(logger, TensorBoardLogger):
+            for name, path in images.items():
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+
+
+def close(loggers: Iterable[Logger], *, failed: bool) -> None:
+    """End the trackers' runs, so that the next job of a multirun starts its own."""
+    for logger in loggers:
+        logger.finalize("failed" if failed else "success")
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            wandb.finish(exit_code=int(failed))

@@ -1,0 +1,65 @@
+"""Shared by the tests: composing configurations as the command line does, and small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+
+from dtp_lightning.config import build, checked
+from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.learners import Learner
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+TINY = ImageSpec(channels=3, height=16, width=16, mirror_safe=True)
+
+
+def options(group: str) -> list[str]:
+    """All options of a group: a new YAML file is tested without being named here."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
+    """Configuration and group choices for these overrides."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config.hydra
+    return config, choices
+
+
+def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Learner:
+    """The learner that a command line describes, on a network for ``images``."""
+    values = checked(composed("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)[0])
+    torch.manual_seed(seed)
+    model = build(values["model"], images=images)
+    return build(values["learner"], model=model, loss=build(values["loss"]))
+
+
+@pytest.fixture
+def views() -> Tensor:
+    """Two views of four images, (2, 4, 3, 16, 16) in [0, 1]."""
+    return torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def run_pipeline(tmp_path: Path) -> Callable[..., dict]:
+    """``pipeline.run`` for some overrides, in a folder of its own."""
+    from dtp_lightning import pipeline
+
+    def run(*overrides: str, folder: Path = tmp_path) -> dict:
+        folder.mkdir(parents=True, exist_ok=True)
+        return pipeline.run(*composed(*overrides), folder)
+
+    return run
+
+
+sgd = partial(torch.optim.SGD, lr=0.1)

@@ -1,0 +1,104 @@
+"""Probes on frozen features."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from conftest import TINY, composed, options
+
+from dtp_lightning.config import build, checked
+from dtp_lightning.data import ImageData, Split
+from dtp_lightning.errors import DataError
+from dtp_lightning.evaluation import FeatureSplit, FewLabels, FrozenEncoder, LinearProbe, NearestNeighbours
+from dtp_lightning.evaluation.linear import fit_probe
+from dtp_lightning.models import conv_net, freeze
+
+EVALUATIONS = options("evaluation")
+
+
+def blobs(n: int, seed: int, spread: float = 0.5, dim: int = 5) -> FeatureSplit:
+    """Three Gaussian classes around fixed centres, n points each."""
+    centres = 2 * torch.randn(3, dim, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3 * n, dim, generator=torch.Generator().manual_seed(seed))
+    return FeatureSplit(centres.repeat_interleave(n, 0) + spread * noise, torch.arange(3).repeat_interleave(n))
+
+
+class Features(FrozenEncoder):
+    """Given features instead of a network's."""
+
+    def __init__(self, train: FeatureSplit, val: FeatureSplit, test: FeatureSplit | None) -> None:
+        self.__dict__ |= {"train": train, "val": val, "seed": 0}
+        if test is not None:
+            self.__dict__["test"] = test
+
+
+@pytest.mark.parametrize("evaluate", [LinearProbe(), NearestNeighbours(), FewLabels(per_class=5, draws=2)])
+def test_separable_classes_are_told_apart(evaluate) -> None:
+    result = evaluate(Features(blobs(30, 1), blobs(10, 2), blobs(20, 3)))
+    assert result.metrics["test_acc"] > 0.95 and result.metrics["val_acc"] > 0.95
+
+
+@pytest.mark.parametrize("evaluate", [LinearProbe(), NearestNeighbours()])
+def test_unrelated_labels_stay_at_chance(evaluate) -> None:
+    train, val, test = blobs(100, 1, spread=50), blobs(100, 2, spread=50), blobs(100, 3, spread=50)
+    assert evaluate(Features(train, val, test)).metrics["test_acc"] < 0.45
+
+
+def test_strength_is_chosen_on_validation_not_on_test() -> None:
+    train, val = blobs(8, 1, spread=3), blobs(200, 2, spread=3)
+    probe = fit_probe(train, val, [1e-5, 1e-2, 10.0], 2000)
+    by_strength = {c: fit_probe(train, val, [c], 2000).val_acc for c in (1e-5, 1e-2, 10.0)}
+    assert probe.val_acc >= max(by_strength.values()) - 0.01
+    results = [LinearProbe()(Features(train, val, blobs(20, s, spread=3))).metrics["C"] for s in (3, 4, 5)]
+    assert len(set(results)) == 1, "the test split has no say"
+
+
+def test_probe_converges_or_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit_probe(blobs(30, 1), blobs(10, 2), [1.0], max_iter=1)
+    assert "did not converge in 1 iterations" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fit_probe(blobs(30, 1), blobs(10, 2), [1e-3, 1.0], max_iter=2000)
+    assert not caplog.text
+
+
+def test_probe_equals_a_cold_start() -> None:
+    """Starting each fit from the weaker one's weights changes speed, not the result."""
+    train, val = blobs(30, 1, spread=3), blobs(30, 2, spread=3)
+    warm = fit_probe(train, val, [1e-3, 1e-2, 1e-1], 5000)
+    cold = fit_probe(train, val, [warm.strength], 5000)
+    assert abs(warm.classifier.coef_ - cold.classifier.coef_).max() < 1e-2
+
+
+def test_constant_features_do_no_harm() -> None:
+    splits = [FeatureSplit(torch.cat([s.x, torch.ones(len(s.x), 1)], 1), s.y) for s in (blobs(30, 1), blobs(10, 2))]
+    assert fit_probe(*splits, [1.0], 2000).val_acc > 0.95
+
+
+def test_k_may_exceed_the_bank() -> None:
+    metrics = NearestNeighbours(k=500)(Features(blobs(3, 1), blobs(3, 2), blobs(3, 3))).metrics
+    assert metrics["test_acc"] > 0.9
+
+
+def test_too_few_labels_are_explained() -> None:
+    with pytest.raises(DataError, match=r"class 0 has 4 images, 10 were asked for; lower evaluation\.few_labels"):
+        FewLabels()(Features(blobs(4, 1), blobs(3, 2), blobs(3, 3)))
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_reports_accuracies_of_a_real_encoder(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> Split:
+        images = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        return Split(images, torch.arange(n) % 2)
+
+    data = ImageData(split(40), split(20), split(20), ("a", "b"), True)
+    network = freeze(conv_net(TINY, channels=[4, 6]))
+    evaluate = build(checked(composed(f"evaluation={name}")[0])["evaluation"][name])
+    metrics = evaluate(FrozenEncoder(network, data)).metrics
+    assert 0 <= metrics["test_acc"] <= 1 and 0 <= metrics["val_acc"] <= 1
+    assert all(isinstance(value, float) for value in metrics.values())

@@ -1,0 +1,228 @@
+"""Contracts that every learning rule in conf/learner keeps, and exact identities of single rules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import pytest
+import torch
+from conftest import composed, learner_of, options, sgd
+from torch import Tensor, nn
+
+from dtp_lightning.config import checked
+from dtp_lightning.learners import AutoencoderFeedback, Backprop, DifferenceTargetPropagation, Learner
+from dtp_lightning.losses import ContrastiveHinge
+from dtp_lightning.models import Network, Stage
+
+LEARNERS = options("learner")
+
+
+def stage_parameters(learner: Learner) -> list[list[nn.Parameter]]:
+    return [stage.forward_parameters() for stage in learner.model.stages]
+
+
+def forward_gradients(learner: Learner) -> list[Tensor]:
+    return [torch.cat([p.grad.flatten() for p in ps]) for ps in stage_parameters(learner)]
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+@pytest.mark.parametrize("loss", options("loss"))
+@pytest.mark.parametrize("name", LEARNERS)
+def test_two_steps_with_every_loss(name: str, loss: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}", f"loss={loss}")
+    before = copy.deepcopy(learner.model.state_dict())
+    for short_batch in (views, views[:, :3]):
+        metrics = learner.step(short_batch)
+        assert metrics["loss"].ndim == 0
+        assert all(torch.isfinite(value) and not value.requires_grad for value in metrics.values())
+    after = learner.model.state_dict()
+    moved = {key for key in after if not torch.equal(before[key], after[key])}
+    forward = {key for key in after if "feedback_map" not in key}
+    assert forward <= moved, "every forward weight learns"
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_same_seed_same_weights(name: str, views: Tensor) -> None:
+    weights = []
+    for _ in range(2):
+        learner = learner_of(f"learner={name}", seed=3)
+        for _ in range(3):
+            learner.step(views, measure=len(weights) == 0)  # measuring must not change learning either
+        weights.append(torch.cat([p.flatten() for p in learner.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_loss_decreases(name: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}", "learner.forward_optimizer.lr=3e-3")
+    losses = [learner.step(views)["loss"].item() for _ in range(60)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_local_graph_of_a_stage_reaches_no_other_stage(name: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}")
+    traces = learner.trace(views.flatten(0, 1))
+    for i, trace in enumerate(traces):
+        for j, parameters in enumerate(stage_parameters(learner)):
+            gradients = torch.autograd.grad(trace.y.square().sum(), parameters, allow_unused=True, retain_graph=True)
+            assert all((g is not None) == (i == j) for g in gradients)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_pulling_one_stage_moves_no_other(name: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}")
+    traces = learner.trace(views.flatten(0, 1))
+    traces[1].pull(torch.ones_like(traces[1].y))
+    learner.forward_optimizer.step()
+    fresh = learner_of(f"learner={name}")
+    for i, (now, then) in enumerate(zip(stage_parameters(learner), stage_parameters(fresh), strict=True)):
+        unmoved = all(torch.equal(a, b) for a, b in zip(now, then, strict=True))
+        assert unmoved == (i != 1)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_weight_transport_is_as_declared(name: str, views: Tensor) -> None:
+    """After the forward pass, forward weights are overwritten: a rule that never carries them back does not notice."""
+    gradients = []
+    for scrambled in (False, True):
+        learner = learner_of(f"learner={name}")
+        traces = learner.trace(views.flatten(0, 1))
+        _, top = learner.teach_head(traces[-1].h, len(views))
+        if scrambled:
+            for parameters in stage_parameters(learner):
+                for parameter in parameters:
+                    parameter.data.normal_(generator=torch.Generator().manual_seed(7))
+        learner.teach(traces, top, measure=False)
+        gradients.append(torch.cat(forward_gradients(learner)[:-1]))
+    assert torch.equal(*gradients) != learner.transports_weights
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_state_round_trips(name: str, views: Tensor) -> None:
+    learner, other = learner_of(f"learner={name}"), learner_of(f"learner={name}", seed=9)
+    learner.step(views)
+    other.load_state_dict(learner.state_dict())
+    for mine, theirs in zip(learner.optimizers, other.optimizers, strict=True):
+        theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
+    for each in (learner, other):
+        torch.manual_seed(5)
+        each.step(views)
+    assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_update_is_called_once_and_replaces_the_own_step(name: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}")
+    calls: list[int] = []
+    before = copy.deepcopy(stage_parameters(learner))
+    learner.step(views, update=lambda: calls.append(1))
+    assert calls == [1]
+    for now, then in zip(stage_parameters(learner), before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in LEARNERS if n != "bp"])
+def test_top_stage_is_parallel_to_backprop(name: str, views: Tensor) -> None:
+    rule, bp = learner_of(f"learner={name}"), learner_of("learner=bp")
+    for learner in (rule, bp):
+        learner.step(views, update=lambda: None)
+    assert cosine(forward_gradients(rule)[-1], forward_gradients(bp)[-1]) > 0.99999
+    if name == "dtp":  # its displacement is divided by the step: not only the direction, also the length
+        torch.testing.assert_close(forward_gradients(rule)[-1], forward_gradients(bp)[-1], rtol=1e-3, atol=1e-6)
+
+
+def test_thesis_top_update_is_backprop_scaled(views: Tensor) -> None:
+    """ALGORITHMS b3: with mean reduction over N_L elements the factor is 2 step / N_L."""
+    rule, bp = learner_of("learner=dtp_thesis"), learner_of("learner=bp")
+    for learner in (rule, bp):
+        learner.step(views, update=lambda: None)
+    elements = rule.trace(views.flatten(0, 1))[-1].y.numel()
+    expected = forward_gradients(bp)[-1] * 2 * rule.target_step / elements
+    torch.testing.assert_close(forward_gradients(rule)[-1], expected, rtol=1e-3, atol=1e-9)
+
+
+class Transposed(nn.Module):
+    """The exact transpose of a linear stage."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = [linear]  # a list hides it from parameters(): feedback training must not see it
+
+    def forward(self, u: Tensor, size: Iterable[int]) -> Tensor:
+        return (u.flatten(1) @ self.linear[0].weight).unflatten(1, (1, *size))
+
+
+class FlatLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))[:, None, None, :]
+
+
+@pytest.mark.parametrize("loss", [ContrastiveHinge(), ContrastiveHinge(0.5, 20.0)])
+@pytest.mark.parametrize("target_gradient", ["per_sample", "batch_mean"])
+def test_dtp_with_transposed_feedback_on_a_linear_network_is_backprop(loss: nn.Module, target_gradient: str) -> None:
+    torch.manual_seed(0)
+    linears = [FlatLinear(a, b).double() for a, b in ((12, 9), (9, 7), (7, 6))]
+    stages = [Stage(f, Transposed(f) if i else None) for i, f in enumerate(linears)]
+    network = Network(stages, nn.Sequential(nn.Flatten(), nn.Linear(6, 4)).double())
+    images = torch.rand(2, 5, 1, 3, 4, dtype=torch.float64)
+
+    class NoFeedbackTraining(AutoencoderFeedback):
+        def optimizer_for(self, model: Network) -> torch.optim.Optimizer:
+            return sgd([nn.Parameter(torch.zeros(1))])
+
+        def train(self, traces: list, optimizer: torch.optim.Optimizer) -> dict:
+            return {}
+
+    dtp = DifferenceTargetPropagation(network, loss, sgd, NoFeedbackTraining(sgd), target_gradient=target_gradient)
+    bp = Backprop(copy.deepcopy(network), loss, sgd)
+    for learner in (dtp, bp):
+        learner.step(images, update=lambda: None)
+    for ours, exact in zip(forward_gradients(dtp), forward_gradients(bp), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
+        assert exact.norm() > 1e-6
+
+
+def test_bp_is_autograd(views: Tensor) -> None:
+    learner = learner_of("learner=bp")
+    reference = copy.deepcopy(learner)
+    learner.step(views, update=lambda: None)
+    embeddings = reference.model(views.flatten(0, 1)).unflatten(0, (2, -1))
+    reference.loss(*embeddings).backward()
+    for ours, exact in zip(learner.model.parameters(), reference.model.parameters(), strict=True):
+        if exact.grad is not None:
+            torch.testing.assert_close(ours.grad, exact.grad)
+
+
+def test_dtp_and_dtp_thesis_differ_in_configuration_only() -> None:
+    corrected, thesis = (checked(composed(f"learner={n}")[0])["learner"] for n in ("dtp", "dtp_thesis"))
+    assert corrected["_target_"] == thesis["_target_"]
+
+
+def test_feedback_first_uses_the_new_feedback(views: Tensor) -> None:
+    gradients = {}
+    for order in ("targets_first", "feedback_first"):
+        learner = learner_of("learner=dtp", f"learner.order={order}", "learner.feedback.optimizer.lr=0.1")
+        torch.manual_seed(2)
+        learner.step(views, update=lambda: None)
+        gradients[order] = forward_gradients(learner)
+    first, second = gradients["targets_first"], gradients["feedback_first"]
+    torch.testing.assert_close(first[-1], second[-1])  # the top target needs no feedback
+    assert not torch.allclose(first[0], second[0])
+
+
+def test_one_optimizer_group_per_stage() -> None:
+    learner = learner_of("learner=dtp")
+    forward, feedback = learner.optimizers
+    assert [g["name"] for g in forward.param_groups] == ["stage1", "stage2", "stage3", "head"]
+    assert [g["name"] for g in feedback.param_groups] == ["feedback2", "feedback3"]
+
+
+def test_feedback_training_lowers_reconstruction_of_clean_activations(views: Tensor) -> None:
+    learner = learner_of("learner=dtp", "learner.feedback.noise_std=0.0", "learner.feedback.optimizer.lr=0.01")
+    losses = [learner.step(views, update=lambda: None)["reconstruction_loss/stage3"].item() for _ in range(80)]
+    assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,83 @@
+"""Stages, their feedback, and networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY, composed, options
+
+from dtp_lightning.config import build, checked
+from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.models import conv_net, conv_stage, features_of
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (9, 6), (2, 3), (5, 28)])
+@pytest.mark.parametrize("kernel_size,pool", [(3, 2), (5, 2), (3, 1), (3, 3), (5, 4)])
+def test_feedback_restores_the_input_size(size: tuple[int, int], kernel_size: int, pool: int) -> None:
+    if min(size) < pool:
+        pytest.skip("nothing is left after pooling")
+    stage = conv_stage(2, 3, kernel_size=kernel_size, pool=pool)
+    x = torch.rand(2, 2, *size)
+    y = stage(x)
+    back = stage.feedback(y, like=x)
+    assert back.shape == x.shape
+    assert y.shape[-2:] == tuple(n // pool for n in size)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_every_input_pixel_is_reached_by_feedback(size: int) -> None:
+    stage = conv_stage(1, 1)
+    with torch.no_grad():
+        stage.feedback_map.weight.fill_(1)
+        stage.feedback_map.bias.fill_(0)
+        back = stage.feedback(torch.ones(1, 1, size // 2, size // 2), like=torch.zeros(1, 1, size, size))
+    assert (back > 0).all()
+
+
+@pytest.mark.parametrize("kernel_size,pool", [(4, 2), (1, 2)])
+def test_kernels_that_cannot_be_undone_are_refused(kernel_size: int, pool: int) -> None:
+    with pytest.raises(ValueError, match="must be odd and at least"):
+        conv_stage(1, 1, kernel_size=kernel_size, pool=pool)
+
+
+def test_first_stage_has_no_feedback() -> None:
+    network = conv_net(TINY)
+    assert [bool(s.feedback_parameters()) for s in network.stages] == [False, True, True, True]
+    with pytest.raises(RuntimeError, match="feedback=True"):
+        network.stages[0].feedback(torch.zeros(1, 32, 8, 8), like=torch.zeros(1, 3, 16, 16))
+
+
+def test_thesis_network_has_the_published_size() -> None:
+    network = conv_net(ImageSpec(3, 32, 32, True))
+    feedback = sum(p.numel() for s in network.stages for p in s.feedback_parameters())
+    assert feedback == 387_296
+    assert sum(p.numel() for p in network.parameters()) - feedback == 454_016
+
+
+@pytest.mark.parametrize("name", options("model"))
+@pytest.mark.parametrize("images", [ImageSpec(1, 28, 28, False), ImageSpec(3, 33, 47, True)], ids=str)
+def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
+    network = build(checked(composed(f"model={name}")[0])["model"], images=images)
+    batch = torch.rand(3, images.channels, images.height, images.width)
+    assert network(batch).shape == (3, 64)
+    assert network.features(batch).ndim == 2
+
+
+def test_normalisation_is_the_networks() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    network = conv_net(ImageSpec(3, 16, 16, True, mean=0.5, std=0.5))
+    torch.testing.assert_close(network.normalise(images), images * 2 - 1)
+
+
+def test_too_small_images_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 16 x 16 is needed"):
+        conv_net(ImageSpec(1, 8, 8, False))
+
+
+def test_features_do_not_depend_on_the_batch() -> None:
+    network = conv_net(TINY, channels=[4, 6])
+    images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
+    features = features_of(network, images, batch_size=3)
+    torch.testing.assert_close(features, features_of(network, images))
+    assert not features.requires_grad

@@ -1,0 +1,215 @@
+"""The main job from end to end: run folder, summary, logs, trackers, and that a run is reproducible."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, options
+from PIL import Image
+
+SHORT = (
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=5",
+    "trainer.limit_val_batches=2",
+    "trainer.log_every_n_steps=2",
+)
+CHEAP = ("evaluation=[knn]", "logger=none")
+KEYS = """learner loss model dataset seed epochs linear/test_acc linear/val_acc knn/test_acc random_encoder/linear/test_acc
+random_encoder/knn/test_acc fit/seconds fit/images_per_second fit/peak_memory_mib git_commit versions""".split()
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One short run with everything on, by the command that the README names."""
+    folder = tmp_path_factory.mktemp("command line")  # a path with a space
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "loss=hinge", "learner=dtp", *SHORT, "hydra.run.dir=run"],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder / "run" / "stdout").write_text(done.stdout)
+    (folder / "run" / "stderr").write_text(done.stderr)
+    return folder / "run"
+
+
+def records(folder: Path) -> list[dict]:
+    """What W&B stored, as its own viewer reads it back."""
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_summary_is_flat_and_complete(run_folder: Path) -> None:
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert set(KEYS) <= set(summary)
+    assert all(isinstance(value, str | int | float) for value in summary.values())
+    assert (summary["learner"], summary["loss"], summary["model"], summary["dataset"]) == (
+        "dtp",
+        "hinge",
+        "cnn4",
+        "mnist5k",
+    )
+    assert (summary["seed"], summary["epochs"]) == (0, 2)
+    assert all(0 <= value <= 1 for key, value in summary.items() if key.endswith("_acc"))
+    assert summary["random_encoder/knn/test_acc"] > 0.8, "random convolutions are good at MNIST; chance is 0.1"
+    assert summary["fit/peak_memory_mib"] > 50 and summary["fit/images_per_second"] > 1
+    assert "torch=" in summary["versions"]
+
+
+def test_run_folder_holds_what_the_readme_says(run_folder: Path) -> None:
+    for name in ("config.yaml", "summary.json", "metrics.csv", "checkpoints/last.ckpt", ".hydra/overrides.yaml"):
+        assert (run_folder / name).stat().st_size > 0, name
+    for name in ("views", "curves", "confusion_linear", "confusion_knn"):
+        with Image.open(run_folder / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("L").getcolors()) > 20, "not an empty picture"
+
+
+def test_output_is_quiet_without_a_terminal_and_ends_with_the_table(run_folder: Path) -> None:
+    out, err = (run_folder / "stdout").read_text(), (run_folder / "stderr").read_text()
+    assert not err.strip(), err
+    assert "\r" not in out
+    lines = out.strip().splitlines()
+    assert len(lines) < 20, out
+    for expected in ("random   trained", "linear ", "knn ", "images/s", "peak memory", f"run folder {run_folder}"):
+        assert expected in out
+
+
+def test_metrics_csv_has_every_quantity_on_its_axis(run_folder: Path) -> None:
+    rows = list(csv.DictReader((run_folder / "metrics.csv").open()))
+    trained = [row for row in rows if row["train/loss"]]
+    assert [int(row["step"]) for row in trained] == [1, 3, 5, 7, 9], "every second batch, counted from 0"
+    for name in ("local_loss/stage1", "local_loss/stage4", "reconstruction_loss/stage2", "reconstruction_loss/stage4"):
+        assert all(row[f"train/{name}"] for row in trained)
+    assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [0, 1]
+    assert [int(row["epoch"]) for row in rows if row["val/knn_acc"]] == [1], "after the last epoch, whatever k is"
+
+
+def test_wandb_received_config_metrics_and_pictures(run_folder: Path) -> None:
+    by_kind: dict[str, list] = {}
+    for record in records(run_folder):
+        for kind, content in record.items():
+            by_kind.setdefault(kind, []).append(content)
+    text = json.dumps(by_kind)
+    for name in ("train/loss", "train/local_loss/stage1", "val/loss", "val/knn_acc", "linear/test_acc", "plots/views"):
+        assert name in text, name
+    (run,) = by_kind["run"]
+    config = run["config"]["update"]
+    assert config["batch_size"] == 100
+    assert config["learner"]["feedback"]["noise_std"] == 1.0, "nested plain values, not strings"
+    assert run["job_type"] == "dtp"
+    assert run["run_group"] == "mnist5k-cnn4-hinge"
+    axes = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in by_kind["metric"]}
+    assert axes["*"] == "trainer/global_step"
+    assert axes["val/*"] == "epoch"
+    steps = [r["item"]["trainer/global_step"] for r in by_kind["history"] if "train/loss" in r["item"]]
+    assert steps == [1, 3, 5, 7, 9]
+
+
+def test_checkpoint_counts_batches_and_loads_safely(run_folder: Path) -> None:
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 10
+    assert len(checkpoint["optimizer_states"]) == 2
+    assert checkpoint["hyper_parameters"]["config"]["learner"]["target_step"] == 0.5
+
+
+@pytest.mark.parametrize("learner", options("learner"))
+def test_global_step_is_the_number_of_batches(learner: str, run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    run_pipeline(f"learner={learner}", *SHORT, *CHEAP, "evaluation=[]", "callbacks=[]")
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 10
+
+
+def test_same_command_same_numbers(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    summaries = [run_pipeline(*SHORT, *CHEAP, folder=tmp_path / name) for name in ("a", "b")]
+    weights = [
+        torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for n in ("a", "b")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert summaries[0]["knn/test_acc"] == summaries[1]["knn/test_acc"]
+
+
+def test_seeds_differ_and_learners_share_their_start(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    random = [
+        run_pipeline(*SHORT, *CHEAP, *more, folder=tmp_path / str(i))["random_encoder/knn/test_acc"]
+        for i, more in enumerate((("learner=dtp",), ("learner=bp",), ("learner=bp", "seed=1")))
+    ]
+    assert random[0] == random[1], "same seed, same initial weights: learners can be compared in pairs"
+    assert random[1] != random[2]
+
+
+def test_short_last_batch_and_no_evaluation(run_pipeline: Callable[..., dict]) -> None:
+    summary = run_pipeline(
+        "batch_size=2999",
+        "trainer.max_epochs=1",
+        "model.channels=[2,2]",
+        "callbacks=[]",
+        "evaluation=[]",
+        "logger=none",
+    )
+    assert summary["epochs"] == 1
+    assert not any(key.endswith("_acc") for key in summary)
+
+
+def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    run_pipeline(*SHORT, "evaluation=[knn]", "logger=tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"train/loss", "val/loss", "knn/test_acc"} <= set(events.Tags()["scalars"])
+    assert "plots/views" in events.Tags()["images"]
+
+
+def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, "evaluation=[knn]",
+         "hydra.sweep.dir=sweep"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs = [next(r["run"] for r in records(tmp_path / "sweep" / job) if "run" in r) for job in ("0", "1")]
+    assert runs[0]["run_id"] != runs[1]["run_id"]
+    assert [run["job_type"] for run in runs] == ["bp", "dtp"]
+
+
+def test_a_failing_job_of_a_multirun_leaves_the_others(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", "batch_size=9999,500", *SHORT, *CHEAP, "hydra.sweep.dir=sweep"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "batch_size=9999 is larger" in done.stderr
+    assert not (tmp_path / "sweep" / "0" / "summary.json").exists()
+    assert json.loads((tmp_path / "sweep" / "1" / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_new_rule_is_one_python_file_and_one_yaml_file(tmp_path: Path) -> None:
+    """Outside the repository, found through Hydra's search path."""
+    (tmp_path / "sign_descent.py").write_text(
+        "from dtp_lightning.learners import Learner\n\n\n"
+        "class SignDescent(Learner):\n"
+        "    def teach(self, traces, top, *, measure):\n"
+        "        for trace in reversed(traces):\n"
+        "            trace.pull(trace.h.sign() * top.abs().mean())\n"
+        "        return {}\n"
+    )
+    group = tmp_path / "conf" / "learner"
+    group.mkdir(parents=True)
+    optimiser = "forward_optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 0.1}\n"
+    (group / "sign_descent.yaml").write_text("_target_: sign_descent.SignDescent\n" + optimiser)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--config-dir", str(tmp_path / "conf"), "learner=sign_descent",
+         *SHORT, *CHEAP, "hydra.run.dir=run"],
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["learner"] == "sign_descent"
