@@ -21,8 +21,12 @@ SHORT = (
     "trainer.log_every_n_steps=2",
 )
 CHEAP = ("evaluation=[knn]", "logger=none")
-KEYS = """learner loss model dataset seed epochs linear/test_acc linear/val_acc knn/test_acc random_encoder/linear/test_acc
-random_encoder/knn/test_acc fit/seconds fit/images_per_second fit/peak_memory_mib git_commit versions""".split()
+KEYS = {
+    *("learner", "loss", "model", "dataset", "seed", "epochs", "git_commit", "versions"),
+    *("linear/test_acc", "linear/val_acc", "knn/test_acc"),
+    *("random_encoder/linear/test_acc", "random_encoder/knn/test_acc"),
+    *("fit/seconds", "fit/images_per_second", "fit/peak_memory_mib"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def records(folder: Path) -> list[dict]:
 
 def test_summary_is_flat_and_complete(run_folder: Path) -> None:
     summary = json.loads((run_folder / "summary.json").read_text())
-    assert set(KEYS) <= set(summary)
+    assert set(summary) >= KEYS
     assert all(isinstance(value, str | int | float) for value in summary.values())
     assert (summary["learner"], summary["loss"], summary["model"], summary["dataset"]) == (
         "dtp",
@@ -209,7 +213,8 @@ def test_a_new_rule_is_one_python_file_and_one_yaml_file(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "--config-dir", str(tmp_path / "conf"), "learner=sign_descent",
          *SHORT, *CHEAP, "hydra.run.dir=run"],
-        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["learner"] == "sign_descent"

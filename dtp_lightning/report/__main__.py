@@ -1,0 +1,86 @@
+"""Runs -> one table: ``python -m dtp_lightning.report FOLDER... [--save results/NAME.csv]``.
+
+Reads every summary.json below the folders; runs that differ in nothing but the seed share a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+AXES = ("dataset", "model", "loss", "learner", "epochs")
+SHOWN = ("linear", "few_labels", "knn")
+NOT_A_SETTING = {*AXES, "seed", "logger", "trainer.max_epochs", "dataset.root"}
+
+
+def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """All summaries below these folders, each with the overrides that its command line gave (except the seed)."""
+    runs = []
+    for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
+        overrides = path.parent / ".hydra" / "overrides.yaml"
+        given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
+        settings = sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING)
+        runs.append({**json.loads(path.read_text()), "settings": " ".join(settings)})
+    return runs
+
+
+def table(runs: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Markdown: a row for each cell, accuracies in percent as mean ± standard deviation over seeds.
+
+    Args:
+        runs: from :func:`read_runs`.
+        split: ``test`` or ``val``.
+    """
+    cells: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        cells[tuple(str(run[axis]) for axis in (*AXES, "settings"))].append(run)
+    probes = [p for p in SHOWN if any(f"{p}/{split}_acc" in run for run in runs)]
+    head = [*AXES, "settings", "n", *probes, "fit s"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for names, members in cells.items():
+        row = [*names, str(len(members)), *(_cell(members, f"{p}/{split}_acc", 100) for p in probes)]
+        lines.append("| " + " | ".join([*row, _cell(members, "fit/seconds", 1)]) + " |")
+    unique = {run["seed"]: run for run in runs}  # the untrained encoder depends on the seed alone
+    if len({(run["dataset"], run["model"]) for run in runs}) == 1:
+        random = [_cell(list(unique.values()), f"random_encoder/{p}/{split}_acc", 100) for p in probes]
+        lines.append("| " + " | ".join([*names[:2], "-", "random", "0", "", str(len(unique)), *random, "-"]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(runs: Sequence[Mapping[str, Any]], key: str, factor: float) -> str:
+    values = [factor * run[key] for run in runs if key in run]
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Print the table; keep the runs it came from."""
+    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="which accuracies to show")
+    parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
+    arguments = parser.parse_args()
+    runs = read_runs(arguments.folders)
+    if not runs:
+        parser.error(f"no summary.json below {', '.join(map(str, arguments.folders))}")
+    if arguments.save:
+        arguments.save.parent.mkdir(parents=True, exist_ok=True)
+        columns = list(dict.fromkeys(key for run in runs for key in run))
+        with arguments.save.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(runs)
+    print(table(runs, arguments.split))
+    print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
+
+
+if __name__ == "__main__":
+    main()
