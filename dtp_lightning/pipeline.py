@@ -22,6 +22,7 @@ from dtp_lightning.callbacks import Cost
 from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import FrozenEncoder, Result
 from dtp_lightning.models import Network, freeze
 from dtp_lightning.module import PretrainModule
@@ -44,12 +45,12 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         What summary.json holds.
 
     Raises:
-        ConfigError: before any data is read, if a key or value does not fit.
+        ConfigError: before any data is read, if a key or value does not fit or the folder holds a run.
         DataError: if the data set cannot be read.
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
-    OmegaConf.save(OmegaConf.create(values), folder / "config.yaml")
+    _claim(folder, values)
     _quieten()
     _seed(values["seed"])
     data: ImageData = build(values["dataset"])
@@ -76,6 +77,15 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         tracking.close(loggers, failed=failed)
     print(summary.closing_table(found, folder), flush=True)
     return found
+
+
+def _claim(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the resolved configuration; whoever creates the file owns the folder."""
+    try:
+        with (folder / "config.yaml").open("x") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} holds a run already: choose another folder by hydra.run.dir=...") from error
 
 
 def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModule, Network, Network]:

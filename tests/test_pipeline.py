@@ -14,6 +14,8 @@ import torch
 from conftest import ROOT, options
 from PIL import Image
 
+from dtp_lightning.errors import ConfigError
+
 SHORT = (
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=5",
@@ -149,6 +151,13 @@ def test_seeds_differ_and_learners_share_their_start(run_pipeline: Callable[...,
     ]
     assert random[0] == random[1], "same seed, same initial weights: learners can be compared in pairs"
     assert random[1] != random[2]
+
+
+def test_a_folder_holds_one_run(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("another run's")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_pipeline(*SHORT, *CHEAP)
+    assert (tmp_path / "config.yaml").read_text() == "another run's"
 
 
 def test_short_last_batch_and_no_evaluation(run_pipeline: Callable[..., dict]) -> None:

@@ -51,14 +51,16 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
     evaluated = [
         key.removesuffix("/test_acc") for key in summary if key.endswith("/test_acc") and not key.startswith(RANDOM)
     ]
-    title = "{learner} x {loss}, {model} on {dataset}, {epochs} epochs, seed {seed}".format(**summary)
-    width = max([len("test accuracy, %"), *map(len, evaluated)])
-    lines = [title, "", f"{'test accuracy, %':<{width}}   random   trained"]
-    for name in evaluated:
-        key = f"{name}/test_acc"
-        lines.append(f"{name:<{width}}   {100 * summary[RANDOM + key]:6.2f}   {100 * summary[key]:7.2f}")
+    title = "{learner} x {loss}, {model} on {dataset}, seed {seed}, epochs {epochs}".format(**summary)
+    lines = [title, ""]
+    if evaluated:
+        width = max(len("test accuracy, %"), *map(len, evaluated))
+        lines.append(f"{'test accuracy, %':<{width}}   random   trained")
+        for name in evaluated:
+            key = f"{name}/test_acc"
+            lines.append(f"{name:<{width}}   {100 * summary[RANDOM + key]:6.2f}   {100 * summary[key]:7.2f}")
+        lines.append("")
     lines += [
-        "",
         f"fit {summary['fit/seconds']:.1f} s, {summary['fit/images_per_second']:.0f} images/s, "
         f"peak memory {summary['fit/peak_memory_mib']:.0f} MiB",
         f"run folder {folder}",
