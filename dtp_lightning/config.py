@@ -15,7 +15,6 @@ from typing import Any, get_type_hints
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 
 from dtp_lightning.errors import ConfigError, UserError
 
@@ -139,12 +138,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 def _check_value(path: str, value: Any, annotation: Any) -> None:
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticUserError, TypeError, NameError):
-        try:
-            adapter = TypeAdapter(annotation)
-        except Exception:  # a library's annotation that pydantic cannot read: the library itself will judge
-            return
-    except Exception:
+    except Exception:  # an annotation that pydantic cannot read: the library that wrote it will judge the value
         return
     try:
         # a list on the command line may fill a tuple, but a word may not pass for a number
@@ -165,15 +159,14 @@ def _reason(error: ValidationError, value: Any) -> str:
             choices = [c.strip().strip("'") for c in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
             hint = nearest(str(value), choices)
             return f"must be one of {', '.join(choices)}" + (hint if "did you mean" in hint else "")
-    reasons = dict.fromkeys(p["msg"].removeprefix("Input ").strip() for p in problems if p["type"] != "is_instance_of")
-    return " or ".join(reasons) or "has the wrong type"
+    plain = [p for p in problems if p["type"] != "is_instance_of"]  # "a number" says more than "or a Tensor"
+    return " or ".join(dict.fromkeys(p["msg"].removeprefix("Input ").strip() for p in plain or problems))
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     """What manual optimisation cannot honour is refused rather than ignored."""
-    if str(trainer.get("precision", "")).startswith("16"):
-        given = f"trainer.precision={trainer['precision']}"
-        raise ConfigError(f"{given}: target differences are lost in float16; use bf16-mixed or 32-true")
+    if (precision := trainer.get("precision")) not in (None, 32, "32", "32-true"):
+        raise ConfigError(f"trainer.precision={precision}: only 32-true; differences of targets are lost in 16 bits")
     for key, harmless in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
         if trainer.get(key) not in harmless:
             raise ConfigError(f"trainer.{key} has no meaning for learners that set their own gradients: remove it")

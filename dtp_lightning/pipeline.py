@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
@@ -61,12 +62,13 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     ]
     failed = True
     try:
-        cost, epochs = _fit(values, module, data, loggers, folder)
+        trainer, cost = _fit(values, module, data, loggers, folder)
+        encoders = {"": network, summary.RANDOM: untrained}
         found = {
             **names,
             "seed": values["seed"],
-            "epochs": epochs,
-            **_evaluate(values, {"": freeze(network), summary.RANDOM: freeze(untrained)}, data, folder),
+            "epochs": trainer.current_epoch,
+            **_evaluate(values, encoders, data, folder, trainer.strategy.root_device),
             **cost.summary(),
             "git_commit": summary.git_commit(),
             "versions": summary.versions(),
@@ -99,31 +101,40 @@ def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModul
 
 def _fit(
     values: Mapping[str, Any], module: PretrainModule, data: ImageData, loggers: list[Logger], folder: Path
-) -> tuple[Cost, int]:
-    """Train; returns what it cost and the number of finished epochs."""
+) -> tuple[pl.Trainer, Cost]:
+    """Train; returns the trainer and what it cost."""
     cost = Cost()
     checkpoint = ModelCheckpoint(
         folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
     extra = [build(node, data=data) for node in values["callbacks"].values()]
-    trainer: pl.Trainer = build(
-        {**values["trainer"], "default_root_dir": str(folder)}, logger=loggers, callbacks=[cost, checkpoint, *extra]
-    )
+    trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra])
     batches = ImageDataModule(data, values["batch_size"], values["seed"])
     some = data.train.images[:: max(1, len(data.train) // 10)][:10]
     plots.plot_views(some, module.augment(some), folder / "plots" / "views.png")
     trainer.fit(module, batches)
-    return cost, trainer.current_epoch
+    return trainer, cost
+
+
+def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
+    try:
+        trainer: pl.Trainer = build({**node, "default_root_dir": str(folder)}, logger=loggers, callbacks=callbacks)
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    if trainer.world_size > 1:  # local gradients are not averaged between processes: they would drift apart in silence
+        raise ConfigError(f"trainer.devices={node['devices']}: training runs on one device; set trainer.devices=1")
+    return trainer
 
 
 def _evaluate(
-    values: Mapping[str, Any], networks: Mapping[str, Network], data: ImageData, folder: Path
+    values: Mapping[str, Any], networks: Mapping[str, Network], data: ImageData, folder: Path, device: torch.device
 ) -> dict[str, float]:
     """Every evaluation on the trained and on the untrained encoder; the keys begin with the encoder's prefix."""
     metrics: dict[str, float] = {}
     for prefix, network in networks.items():
-        encoder = FrozenEncoder(network, data, values["seed"])
+        encoder = FrozenEncoder(freeze(network).to(device), data, values["seed"])
         for name, node in values["evaluation"].items():
             result: Result = build(node)(encoder)
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}

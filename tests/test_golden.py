@@ -54,7 +54,7 @@ def test_simclr_at_low_temperature_differs_by_the_rounding_of_the_script_only() 
     recorded = np.load(GOLDEN / "losses.npz")
 
     def script(views: torch.Tensor, tau: float = 0.1) -> torch.Tensor:
-        """ALGORITHMS a4: the self term of every row is removed by subtracting entry (0, 0)."""
+        """The self term of every row is removed by subtracting entry (0, 0)."""
         z = torch.nn.functional.normalize(views)
         similarity = torch.exp(z @ z.T / tau)
         mates = torch.arange(len(z)) ^ 1

@@ -137,7 +137,7 @@ def test_top_stage_is_parallel_to_backprop(name: str, views: Tensor) -> None:
 
 
 def test_thesis_top_update_is_backprop_scaled(views: Tensor) -> None:
-    """ALGORITHMS b3: with mean reduction over N_L elements the factor is 2 step / N_L."""
+    """With mean reduction over N_L elements the factor is 2 step / N_L."""
     rule, bp = learner_of("learner=dtp_thesis"), learner_of("learner=bp")
     for learner in (rule, bp):
         learner.step(views, update=lambda: None)

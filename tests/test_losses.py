@@ -67,7 +67,7 @@ def test_hinge_forms_against_loops(form: dict) -> None:
 
 
 def test_hinge_error_signal_is_a_gated_sum_of_signs() -> None:
-    """ALGORITHMS a1: dL/dz_i = (1/n) (2 1[d > 1] s_ii' - sum over active j of (1/A_i + 1/A_j) s_ij)."""
+    """docs/losses/hinge.md: dL/dz_i = (1/n) (2 1[d > 1] s_ii' - sum over active j of (1/A_i + 1/A_j) s_ij)."""
     z0, z1 = embeddings(6, scale=0.35)
     ContrastiveHinge()(z0, z1).backward()
     z = torch.cat([z0, z1]).detach()

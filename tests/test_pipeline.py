@@ -227,3 +227,11 @@ def test_a_new_rule_is_one_python_file_and_one_yaml_file(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["learner"] == "sign_descent"
+
+
+def test_what_this_machine_cannot_do_is_one_line(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: training runs on one device"):
+        run_pipeline("trainer.devices=2", "trainer.accelerator=cpu", *CHEAP, folder=tmp_path / "two")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="trainer: "):
+            run_pipeline("trainer.accelerator=gpu", *CHEAP, folder=tmp_path / "gpu")

@@ -9,7 +9,7 @@ from torch import Tensor
 def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tensor:
     """Scale each image's HSV saturation by 2^U(-saturation, saturation), shift its hue by U(-hue, hue).
 
-    Source: thesis code, ALGORITHMS b4 items 5, 6 and 8 (saturation 2, hue 0.1). There it ran on pixels in [-1, 1],
+    Source: thesis code (saturation 2, hue 0.1). There it ran on pixels in [-1, 1],
     where HSV means nothing, and a hue that rounded to 1 came out black; here pixels are in [0, 1] and hue wraps.
 
     Hue and saturation of HSV are linear in RGB once the maximum is fixed: with value v = max and chroma

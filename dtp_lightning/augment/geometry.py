@@ -11,7 +11,7 @@ def random_affine(images: Tensor, strength: float, shift: float) -> Tensor:
     """Warp every image by its own full affine map theta = I + u, u ~ U(-strength, strength).
 
     The translation column is drawn from U(-shift, shift) in half-widths. Bilinear, border padding.
-    Source: thesis code, ALGORITHMS b4 item 6 (strength 0.25, shift 0.5).
+    Source: thesis code (strength 0.25, shift 0.5).
 
     Args:
         images: (N, C, H, W).

@@ -2,7 +2,7 @@
 
 A rule decides one thing: the *displacement* delta_i, by how much and in which direction the output of stage i
 should have been different. Everything else is shared: the weight gradient of stage i is always the local
-vector-Jacobian product of delta_i, computed inside a graph that ends at the stage's own input (ALGORITHMS g).
+vector-Jacobian product of delta_i, computed inside a graph that ends at the stage's own input.
 
     bp    delta_{i-1} = J_{f_i}^T delta_i                              (transports the forward weights)
     dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)

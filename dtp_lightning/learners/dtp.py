@@ -19,7 +19,7 @@ def difference_target(trace: StageTrace, target: Tensor) -> Tensor:
     """t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i).
 
     The difference cancels what g_i reconstructs badly: where the stage's own target asks for nothing
-    (t_i = h_i), neither does the one below (Lee et al. 2015, eq. 15).
+    (t_i = h_i), neither does the one below (Lee et al. 2015).
 
     Args:
         trace: stage i on this batch.
@@ -36,7 +36,7 @@ class DifferenceTargetPropagation(Learner):
     """Targets travel down through learned feedback; each stage moves its own output towards its target.
 
     t_L = h_L - step * dL/dh_L;  t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i);  stage i descends ||h_i - t_i||^2.
-    Source: thesis code, ALGORITHMS b2.
+    Source: thesis code; Tang et al. 2022, Algorithm 1.
 
     Args:
         model, loss, forward_optimizer: see :class:`Learner`.
@@ -46,9 +46,9 @@ class DifferenceTargetPropagation(Learner):
             shrink with the batch; ``batch_mean`` is the thesis' dL/dh_L, whose entries are N times smaller.
         local_loss: ``displacement`` is ||h_i - t_i||^2 / (2 step), summed over features: the top stage's gradient
             equals backprop's and its learning rate carries over. ``thesis`` is mean((h_i - t_i)^2) over images and
-            features, whose gradients Adam's epsilon swallows at the thesis' batch size (ALGORITHMS b4, item 2).
+            features, whose gradients Adam's epsilon swallows at the thesis' batch size.
         order: ``targets_first`` takes targets with the old feedback and then trains it (thesis);
-            ``feedback_first`` the other way round (Ernoult et al. 2022).
+            ``feedback_first`` the other way round (Algorithm 1 of Tang et al. 2022).
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class AutoencoderFeedback:
     """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - h~)^2), h~ = h_{i-1} + sigma * eps.
 
     The reconstruction keeps the noise: its goal is the corrupted activity (Lee et al. 2015, DTP), not the clean
-    one (SDTP). Only g_i receives a gradient. Source: ALGORITHMS b2 step 4.
+    one (SDTP). Only g_i receives a gradient.
 
     Args:
         optimizer: called with one parameter group a feedback map.

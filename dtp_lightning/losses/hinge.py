@@ -20,9 +20,9 @@ class ContrastiveHinge(nn.Module):
     No normalisation, inner product or exponential: the error signal is a gated sum of signs, simple enough for a
     neural circuit (Tang 2021). The gradient at a tie (d = margin, or equal coordinates) is 0.
 
-    Defaults are the thesis' form (ALGORITHMS a1; its margins m_pos = m_neg = -2 are pos_margin = -1 - m_pos = 1 and
-    neg_margin = 1 - m_neg = 3). The paper's form (a2; threshold 2, delta 1) is ``pairs="cross", reduction="sum"``,
-    with ``gradient_block=True`` and ``diagonals=5`` for its last column.
+    Defaults are the thesis' form (thesis code; its margins m_pos = m_neg = -2 are pos_margin = -1 - m_pos = 1 and
+    neg_margin = 1 - m_neg = 3). The paper's form (paper code; threshold 2, delta 1) is ``pairs="cross"``,
+    ``reduction="sum"``, with ``gradient_block=True`` and ``diagonals=5`` for its last column.
 
     Args:
         pos_margin: distance below which a positive pair is near enough (paper: threshold - delta).

@@ -66,7 +66,7 @@ def conv_net(
 ) -> Network:
     """Stages of convolution + max-pool + tanh under a linear + tanh head; the defaults are the thesis network.
 
-    Source: thesis code; ALGORITHMS b1 (454,016 forward and 387,296 feedback parameters at 32 x 32 x 3).
+    Source: thesis code (454,016 forward and 387,296 feedback parameters at 32 x 32 x 3).
 
     Args:
         images: size, channels and normalisation of what comes in.

@@ -2,7 +2,7 @@
 
 The thesis makes difference target propagation live with pooling by calling convolution + max-pool +
 non-linearity *one* stage, whose feedback is a strided transposed convolution straight from the pooled map
-(Tang 2021, section on DTP with pooling; ALGORITHMS b1). A target therefore exists only where an inverse exists.
+(Tang et al. 2022, Algorithm 1; thesis code). A target therefore exists only where an inverse exists.
 """
 
 from __future__ import annotations
