@@ -5,7 +5,7 @@ class UserError(Exception):
     """Shown as one line, without a traceback (set HYDRA_FULL_ERROR=1 to see it)."""
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """The command line or a config file asks for something that does not exist or does not fit."""
 
 

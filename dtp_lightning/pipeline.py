@@ -14,7 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -119,8 +119,11 @@ def _fit(
 
 def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     try:
-        trainer: pl.Trainer = build({**node, "default_root_dir": str(folder)}, logger=loggers, callbacks=callbacks)
+        trainer: pl.Trainer = build(
+            {**node, "default_root_dir": str(folder), "enable_progress_bar": bar}, logger=loggers, callbacks=callbacks
+        )
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     if trainer.world_size > 1:  # local gradients are not averaged between processes: they would drift apart in silence

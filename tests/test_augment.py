@@ -6,11 +6,13 @@ import colorsys
 
 import pytest
 import torch
+import torchvision.transforms.v2.functional as tv
 from conftest import composed, options
+from torchvision.transforms.v2.functional import gaussian_blur
 
-from dtp_lightning.augment import AffineColourViews
-from dtp_lightning.augment.colour import random_saturation_hue
-from dtp_lightning.augment.geometry import random_affine, random_flip
+from dtp_lightning.augment import AffineColourViews, SimCLRViews
+from dtp_lightning.augment.colour import random_jitter, random_saturation_hue
+from dtp_lightning.augment.geometry import random_affine, random_blur, random_flip, random_resized_crop
 from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageSpec
 
@@ -34,10 +36,9 @@ def test_contract(name: str, spec: ImageSpec) -> None:
     assert views.shape == (2, 4, spec.channels, 16, 16)
     assert views.dtype == torch.float32
     assert views.min() >= 0 and views.max() <= 1 + 1e-6
-    flat = views.flatten(0, 1)
-    for i in range(8):
-        for j in range(i):
-            assert not torch.equal(flat[i], flat[j]), "identical images must get draws of their own"
+    untouched = 3 if name == "paper" and spec is DIGITS else 0  # half of each view is left as it is
+    distinct = len(views.flatten(0, 1).unique(dim=0))
+    assert distinct == 8 - untouched, "identical images must get draws of their own"
     torch.manual_seed(0)
     assert torch.equal(views, augment(same)), "the seed decides"
     assert augment(same[:1]).shape[1] == 1
@@ -67,6 +68,82 @@ def test_affine_law() -> None:
         assert abs(drawn.mean() - middle) < 4 * half / (3 * n) ** 0.5
         assert half * 0.98 < (drawn - middle).abs().max() <= half * 1.001
         assert abs(drawn.std() - half / 3**0.5) < 0.03 * half
+
+
+def test_paper_warps_exactly_half_of_each_view_and_pads_with_zeros() -> None:
+    augment = AffineColourViews(DIGITS, padding="zeros", deformed=0.5)
+    white = torch.full((200, 1, 16, 16), 255, dtype=torch.uint8)
+    torch.manual_seed(0)
+    views = augment(white)
+    black = (views == 0).flatten(2).any(-1)
+    assert (black.sum(1) <= 100).all(), "at most half of each view can show zeros"
+    assert (black.sum(1) > 80).all()
+    assert not torch.equal(black[0], black[1]), "each view draws its own half"
+
+
+def test_crop_law() -> None:
+    """A ramp along x and one along y show the sides of the crop: its area is U(scale), its place anywhere inside."""
+    size, n = 64, 4000
+    x, y = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="xy")
+    ramps = torch.stack([x, y]).expand(n, 2, size, size).contiguous()
+    torch.manual_seed(0)
+    crops = random_resized_crop(ramps, (0.2, 0.6), (3 / 4, 4 / 3))
+    step = 2 / (size - 1)
+    inner = slice(16, 48)  # away from the border, where interpolation is exact
+    width = (crops[:, 0, 32, inner].diff(dim=-1) / step).mean(-1)
+    height = (crops[:, 1, inner, 32].diff(dim=-1) / step).mean(-1)
+    area = width * height
+    assert area.min() > 0.195 and area.max() < 0.605
+    assert abs(area.mean() - 0.4) < 0.01
+    assert (width / height).min() > 0.74 and (width / height).max() < 1.35
+    assert (crops.abs() <= 1).all()
+
+
+def test_full_crop_changes_nothing() -> None:
+    batch = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(random_resized_crop(batch, (1.0, 1.0), (1.0, 1.0)), batch)
+
+
+def test_blur_keeps_the_mean_and_smooths() -> None:
+    torch.manual_seed(0)
+    batch = torch.rand(50, 3, 24, 24)
+    torch.testing.assert_close(random_blur(batch, 0.0, (1.0, 2.0)), batch)
+    blurred = random_blur(batch, 1.0, (1.0, 2.0))
+    assert (blurred.var((-1, -2)) < 0.5 * batch.var((-1, -2))).all()
+    torch.testing.assert_close(random_blur(torch.ones(2, 1, 8, 8), 1.0, (1.0, 2.0)), torch.ones(2, 1, 8, 8))
+    some = (random_blur(batch, 0.5, (1.0, 2.0)) - batch).flatten(1).abs().amax(1) > 0.01
+    assert 10 < some.sum() < 40
+
+
+def test_blur_agrees_with_torchvision() -> None:
+    batch = torch.rand(3, 3, 40, 40)  # 5 % of 40 is 2 pixels to each side
+    expected = gaussian_blur(torch.nn.functional.pad(batch, (2,) * 4, mode="replicate"), 5, 1.5)[..., 2:-2, 2:-2]
+    torch.testing.assert_close(random_blur(batch, 1.0, (1.5, 1.5)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_jitter_agrees_with_torchvision() -> None:
+    torch.manual_seed(0)
+    batch = torch.rand(20, 3, 6, 6)
+    state = torch.get_rng_state()
+    jittered = random_jitter(batch, 0.4, 0.4, 0.4, 0.1)
+    torch.set_rng_state(state)
+    factors = [torch.empty(20).uniform_(0.6, 1.4) for _ in range(3)]
+    shifts = torch.empty(20).uniform_(-0.1, 0.1)
+    for i, image in enumerate(batch):
+        expected = tv.adjust_contrast(tv.adjust_brightness(image, factors[0][i].item()), factors[1][i].item())
+        expected = tv.adjust_hue(tv.adjust_saturation(expected, factors[2][i].item()), shifts[i].item())
+        torch.testing.assert_close(jittered[i], expected, rtol=0, atol=2e-3)
+
+
+def test_simclr_views_of_digits_are_neither_mirrored_nor_coloured() -> None:
+    augment = SimCLRViews(DIGITS, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    batch = images(1)
+    torch.testing.assert_close(augment(batch), (batch.float() / 255).expand(2, -1, -1, -1, -1), rtol=0, atol=1e-5)
+
+
+def test_ranges_are_low_to_high() -> None:
+    with pytest.raises(ValueError, match=r"scale must be given as \[low, high\]"):
+        SimCLRViews(COLOUR, scale=(1.0, 0.1))
 
 
 def test_border_is_padded_with_the_border() -> None:

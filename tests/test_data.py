@@ -130,6 +130,13 @@ def test_batches_cover_the_data_once_in_an_order_that_depends_on_seed_and_epoch(
     assert len({tuple(order(s, e)) for s in range(3) for e in range(3)}) == 9
 
 
+@pytest.mark.parametrize("size,batch_size,expected", [(9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1]), (8, 4, [4, 4])])
+def test_no_image_is_left_alone(size: int, batch_size: int, expected: list[int]) -> None:
+    sampler = BatchSampler(size, batch_size, shuffle=True, seed=0, device=CPU)
+    assert [len(b) for b in sampler] == expected
+    assert len(sampler) == len(expected)
+
+
 def test_epoch_seeds_differ() -> None:
     assert len({epoch_seed(s, e) for s in range(50) for e in range(50)}) == 2500
 

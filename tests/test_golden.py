@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import AutoencoderFeedback, DifferenceTargetPropagation
-from dtp_lightning.losses import ContrastiveHinge
+from dtp_lightning.losses import BarlowTwins, ContrastiveHinge, PositiveOnly
 from dtp_lightning.models import conv_net
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,6 +25,9 @@ LOSSES = {
     "thesis_hinge(margin_pos=-1,margin_neg=-3)": ContrastiveHinge(0, 4),
     "simclr(tau=0.1)": NTXentLoss(0.1),
     "simclr(tau=0.5)": NTXentLoss(0.5),
+    "positive_only": PositiveOnly(scale=1 / 16),
+    "barlow_twins(lambda=0.004,scale=0.03125)": BarlowTwins(0.004, 1 / 32),
+    "paper_simclr(tau=0.1)": lambda z0, z1: 2 * NTXentLoss(0.1)(z0, z1),  # the paper code sums the two directions
     "paper_hinge_sum(thr=2,delta=1,grad_block=False)": ContrastiveHinge(1, 3, **PAPER),
     "paper_hinge_sum(thr=2,delta=1,grad_block=True)": ContrastiveHinge(1, 3, gradient_block=True, **PAPER),
     "paper_hinge_two_margins(thr1=1,thr2=3,grad_block=False)": ContrastiveHinge(1, 3, **PAPER),
@@ -34,6 +37,11 @@ LOSSES = {
         1, 3, gradient_block=True, diagonals=5, **PAPER
     ),
 }
+
+
+def test_every_recorded_loss_is_met() -> None:
+    recorded = {key.removesuffix("/value") for key in np.load(GOLDEN / "losses.npz").files if key.endswith("/value")}
+    assert recorded - {"thesis_hinge(margin_pos=0,margin_neg=-12)"} == set(LOSSES)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -23,6 +23,17 @@ def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tens
     n = len(images)
     factor = torch.empty(n, 1, 1, device=images.device).uniform_(-saturation, saturation).exp2()
     shift = torch.empty(n, 1, 1, device=images.device).uniform_(-hue, hue)
+    return scale_saturation_shift_hue(images, factor, shift)
+
+
+def scale_saturation_shift_hue(images: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """Multiply HSV saturation (capped at 1) and turn the hue, each image by its own amount.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        factor: of the saturation, (N, 1, 1).
+        shift: of the hue, in turns, (N, 1, 1).
+    """
     value = images.amax(1)
     chroma = value - images.amin(1)
     sextant = (_hue_in_sextants(images, value, chroma) + 6 * shift) % 6
@@ -45,3 +56,32 @@ def _hue_in_sextants(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     return torch.where(chroma > 0, hue, 0.0)
+
+
+def random_jitter(images: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+    """Torchvision's ColorJitter for a batch: each image's own factors from U(1 - x, 1 + x), hue from U(-hue, hue).
+
+    Always in the order brightness, contrast, saturation, hue (torchvision draws the order too).
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        brightness, contrast, saturation: half-ranges of the factors.
+        hue: half-range of the shift, in turns.
+    """
+
+    def factor(half_range: float) -> Tensor:
+        low = max(0.0, 1 - half_range)
+        return torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(low, 1 + half_range)
+
+    x = (images * factor(brightness)).clamp_(0, 1)
+    mean = luminance(x).mean((-2, -1), keepdim=True)
+    x = torch.lerp(mean.expand_as(x), x, factor(contrast).expand_as(x)).clamp_(0, 1)
+    x = torch.lerp(luminance(x).expand_as(x), x, factor(saturation).expand_as(x)).clamp_(0, 1)
+    shift = torch.empty(len(images), 1, 1, device=images.device).uniform_(-hue, hue)
+    return scale_saturation_shift_hue(x, torch.ones_like(shift), shift)
+
+
+def luminance(images: Tensor) -> Tensor:
+    """ITU-R 601 luma of RGB images, (N, 3, H, W) -> (N, 1, H, W)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])
+    return torch.einsum("nchw,c->nhw", images, weights)[:, None]

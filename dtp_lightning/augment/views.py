@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -27,6 +27,8 @@ class AffineColourViews(nn.Module):
         flip: probability of mirroring, where the data set allows it.
         saturation: half-range of the saturation factor's exponent, in octaves.
         hue: half-range of the hue shift, in turns.
+        padding: what lies beyond the image: its border, or zeros.
+        deformed: share of each view's images that is warped; the others only flip and change colour.
     """
 
     views = 2
@@ -39,8 +41,12 @@ class AffineColourViews(nn.Module):
         flip: Probability = 0.5,
         saturation: NonNegativeFloat = 2.0,
         hue: NonNegativeFloat = 0.1,
+        padding: Literal["border", "zeros"] = "border",
+        deformed: Probability = 1.0,
     ) -> None:
         super().__init__()
+        self.padding = padding
+        self.deformed = deformed
         self.affine = affine
         self.shift = shift
         self.flip = flip if images.mirror_safe else 0.0
@@ -50,9 +56,20 @@ class AffineColourViews(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> views (2, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
         x = images.repeat(self.views, 1, 1, 1).float() / 255
-        x = random_affine(x, self.affine, self.shift)
+        x = self._warp(x, len(images))
         if self.flip:
             x = random_flip(x, self.flip)
         if self.saturation or self.hue:
             x = random_saturation_hue(x, self.saturation, self.hue)
         return x.unflatten(0, (self.views, -1))
+
+    def _warp(self, x: Tensor, batch: int) -> Tensor:
+        """Deform all images, or exactly the chosen share of each view, drawn anew for every view."""
+        if self.deformed == 1:
+            return random_affine(x, self.affine, self.shift, self.padding)
+        count = round(self.deformed * batch)
+        if not count:
+            return x
+        chosen = torch.cat([v * batch + torch.randperm(batch, device=x.device)[:count] for v in range(self.views)])
+        x[chosen] = random_affine(x[chosen], self.affine, self.shift, self.padding)
+        return x

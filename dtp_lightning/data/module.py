@@ -27,7 +27,8 @@ class TensorImages(Dataset):
 
 
 class BatchSampler(Sampler):
-    """Positions of each batch, (B,) int64; the last batch may be shorter.
+    """Positions of each batch, (B,) int64; the last batch may be shorter, but never a single image (which has no
+    negatives): that one joins the batch before.
 
     The order of an epoch depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
     """
@@ -41,7 +42,12 @@ class BatchSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        return max(1, -(-self.size // self.batch_size) - self._single)
+
+    @property
+    def _single(self) -> bool:
+        """Whether one image is left over."""
+        return self.size % self.batch_size == 1
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.shuffle:
@@ -49,7 +55,10 @@ class BatchSampler(Sampler):
             order = torch.randperm(self.size, generator=generator)
         else:
             order = torch.arange(self.size)
-        return iter(order.to(self.device).split(self.batch_size))
+        batches = list(order.to(self.device).split(self.batch_size))
+        if self._single and len(batches) > 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return iter(batches)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

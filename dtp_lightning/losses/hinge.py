@@ -6,10 +6,12 @@ from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
+
+from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sum_of_signs
 
 
-class ContrastiveHinge(nn.Module):
+class ContrastiveHinge(L1Objective):
     """Pull the two views of an image within ``pos_margin``, push other images beyond ``neg_margin``, in l1 distance.
 
     With d_ij = ||z_i - z_j||_1, i' the other view of i:
@@ -54,33 +56,75 @@ class ContrastiveHinge(nn.Module):
         self.gradient_block = gradient_block
         self.diagonals = diagonals
 
-    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """Scalar loss of embeddings z0, z1 (B, D), row i of both from the same image; any B >= 1."""
-        if self.gradient_block:
-            z0 = z0.detach()
+    def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`L1Objective`; the negatives' part needs one pass over pairs, its error a second one."""
+        difference = z0 - z1
+        excess = difference.abs().sum(1) - self.pos_margin
+        pull = difference.sign() * (excess > 0)[:, None]
+        weight = self._positive_weight(len(z0))
+        value, e0, e1 = weight * excess.relu().sum(), weight * pull, -weight * pull
         if self.diagonals is not None:
-            return self._few(z0, z1, self.diagonals)
-        positives = torch.relu((z0 - z1).abs().sum(1) - self.pos_margin)
-        anchors, others = (z0, z1) if self.pairs == "cross" else (torch.cat([z0, z1]),) * 2
-        negatives = torch.relu(self.neg_margin - torch.cdist(anchors, others, p=1))
-        negatives = negatives.masked_fill(self._same_image(len(z0), negatives), 0)
+            pushed, p0, p1 = self._few(z0, z1, self.diagonals)
+        elif self.pairs == "all":
+            pushed, push = self._all_pairs(torch.cat([z0, z1]), error)
+            p0, p1 = push.chunk(2)
+        else:
+            pushed, p0, p1 = self._cross_pairs(z0, z1, error)
+        return value + pushed, torch.zeros_like(e0) if self.gradient_block else e0 + p0, e1 + p1
+
+    def _positive_weight(self, batch: int) -> float:
+        """What a positive pair counts; over all pairs a sum meets it twice, once from each end."""
+        if self.reduction != "sum":
+            return 1 / batch
+        return 2.0 if self.pairs == "all" else 1.0
+
+    def _all_pairs(self, z: Tensor, error: bool) -> tuple[Tensor, Tensor]:
+        """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D)."""
+        value, active, share = self._negatives(z, z, len(z) // 2)
+        push = torch.zeros_like(z)
+        if error:
+            for rows in row_blocks(len(z), len(z)):
+                # pair (i, j) is met from both ends, and the gate is symmetric
+                push[rows] = -sum_of_signs(z[rows], z, active[rows] * (share[rows, None] + share))
+        return value, push
+
+    def _cross_pairs(self, z0: Tensor, z1: Tensor, error: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Negatives between the views: value, error signals of both."""
+        value, active, share = self._negatives(z0, z1, len(z0))
+        p0, p1 = torch.zeros_like(z0), torch.zeros_like(z1)
+        if error:
+            for rows in row_blocks(len(z0), len(z1)):
+                p0[rows] = -sum_of_signs(z0[rows], z1, active[rows] * share[rows, None])
+                p1[rows] = -sum_of_signs(z1[rows], z0, active[:, rows].T * share)
+        return value, p0, p1
+
+    def _negatives(self, anchors: Tensor, others: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Value of the negatives, which of them are active (M, N) bool, and what one of each anchor counts (M,)."""
+        columns = torch.arange(len(others), device=others.device)
+        active = torch.empty(len(anchors), len(others), dtype=torch.bool, device=others.device)
+        sums = anchors.new_empty(len(anchors))
+        for rows in row_blocks(len(anchors), len(others)):
+            inside = torch.relu(self.neg_margin - torch.cdist(anchors[rows], others, p=1))
+            inside.masked_fill_(same_image(batch, columns[rows], columns), 0)
+            active[rows] = inside > 0
+            sums[rows] = inside.sum(1)
         if self.reduction == "sum":
-            repeats = len(anchors) // len(z0)  # over all pairs every embedding is an anchor once
-            return repeats * positives.sum() + negatives.sum()
-        if self.reduction == "mean":
-            pairs = len(anchors) * (len(z0) - 1) * (len(anchors) // len(z0))
-            return positives.mean() + negatives.sum() / max(1, pairs)
-        active = (negatives.detach() > 0).sum(1).clamp(min=1)
-        return positives.mean() + (negatives.sum(1) / active).mean()
+            share = torch.ones_like(sums)
+        elif self.reduction == "mean":
+            pairs = len(anchors) * (len(others) - len(others) // batch)
+            share = torch.full_like(sums, 1 / max(1, pairs))
+        else:
+            share = 1 / (active.sum(1).clamp(min=1) * len(anchors))
+        return (sums * share).sum(), active, share.to(sums.dtype)
 
-    @staticmethod
-    def _same_image(batch: int, distances: Tensor) -> Tensor:
-        rows, columns = (torch.arange(n, device=distances.device) % batch for n in distances.shape)
-        return rows[:, None] == columns
-
-    def _few(self, z0: Tensor, z1: Tensor, diagonals: int) -> Tensor:
-        loss = torch.relu((z0 - z1).abs().sum(1) - self.pos_margin).sum()
+    def _few(self, z0: Tensor, z1: Tensor, diagonals: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Negatives (i, i + k), k = 1..F-1, weighted 1/F: value, error signals of both views."""
+        value, p0, p1 = z0.new_zeros(()), torch.zeros_like(z0), torch.zeros_like(z1)
         for k in range(1, min(diagonals, len(z0))):
-            distances = (z0[:-k] - z1[k:]).abs().sum(1)
-            loss = loss + torch.relu(self.neg_margin - distances).sum() / diagonals
-        return loss
+            difference = z0[:-k] - z1[k:]
+            inside = torch.relu(self.neg_margin - difference.abs().sum(1))
+            push = difference.sign() * (inside > 0)[:, None] / diagonals
+            value = value + inside.sum() / diagonals
+            p0[:-k] -= push
+            p1[k:] += push
+        return value, p0, p1

@@ -1,0 +1,76 @@
+"""The views of SimCLR (Chen et al. 2020, appendix A), batched on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+
+from dtp_lightning.augment.colour import luminance, random_jitter
+from dtp_lightning.augment.geometry import random_blur, random_flip, random_resized_crop
+from dtp_lightning.augment.views import Probability
+from dtp_lightning.data.images import ImageSpec
+
+
+class SimCLRViews(nn.Module):
+    """Random crop, mirror, colour jitter, grey, blur; every image and view draws for itself.
+
+    Mirroring is left out where it changes the meaning, colour where there is none. Interpolation has no antialias
+    and the jitter's parts have a fixed order: see the functions in geometry.py and colour.py.
+
+    Args:
+        images: what will come in.
+        scale: range of the crop's area, as a share of the image.
+        ratio: range of the crop's width over height.
+        flip: probability of mirroring, where the data set allows it.
+        strength: s; brightness, contrast, saturation vary by 0.8 s, hue by 0.2 s.
+        jitter: probability of colour jitter.
+        grey: probability of dropping colour.
+        blur: probability of Gaussian blur (0.5 on ImageNet; 0 on CIFAR-10, as in the paper's appendix B.9).
+        sigma: range of the blur's standard deviation, in pixels.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        images: ImageSpec,
+        scale: Sequence[PositiveFloat] = (0.08, 1.0),
+        ratio: Sequence[PositiveFloat] = (3 / 4, 4 / 3),
+        flip: Probability = 0.5,
+        strength: NonNegativeFloat = 0.5,
+        jitter: Probability = 0.8,
+        grey: Probability = 0.2,
+        blur: Probability = 0.0,
+        sigma: Sequence[PositiveFloat] = (0.1, 2.0),
+    ) -> None:
+        super().__init__()
+        for name, (low, high) in (("scale", scale), ("ratio", ratio), ("sigma", sigma)):
+            if low > high:
+                raise ValueError(f"{name} must be given as [low, high], not {[low, high]}")
+        self.scale, self.ratio, self.sigma = (scale[0], scale[1]), (ratio[0], ratio[1]), (sigma[0], sigma[1])
+        self.flip = flip if images.mirror_safe else 0.0
+        self.strength, self.jitter, self.grey = strength, jitter, grey
+        self.colour = images.channels == 3
+        self.blur = blur
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, C, H, W) -> views (2, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        x = images.repeat(self.views, 1, 1, 1).float() / 255
+        x = random_resized_crop(x, self.scale, self.ratio)
+        if self.flip:
+            x = random_flip(x, self.flip)
+        if self.colour:
+            s = self.strength
+            x = torch.where(self._some(x, self.jitter), random_jitter(x, 0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), x)
+            x = torch.where(self._some(x, self.grey), luminance(x), x)
+        if self.blur:
+            x = random_blur(x, self.blur, self.sigma)
+        return x.unflatten(0, (self.views, -1))
+
+    @staticmethod
+    def _some(x: Tensor, probability: float) -> Tensor:
+        return torch.rand(len(x), 1, 1, 1, device=x.device) < probability

@@ -1,0 +1,67 @@
+"""lightly's objectives that mean nothing on a batch of one image: they say so instead of returning infinity."""
+
+from __future__ import annotations
+
+from lightly.loss import BarlowTwinsLoss, DCLLoss, VICRegLoss
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from dtp_lightning.errors import ConfigError
+
+
+class BarlowTwins(nn.Module):
+    """scale * ( sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2 ), C the cross-correlation of the views.
+
+    Zbontar et al. (2021), computed by lightly; C is divided by the actual batch (the thesis code divides by a
+    constant 2,000). Thesis settings: lambda 4e-3, scale 1/32.
+
+    Args:
+        lambda_param: weight of the off-diagonal terms.
+        scale: factor of the loss.
+    """
+
+    def __init__(self, lambda_param: NonNegativeFloat = 4e-3, scale: float = 1 / 32) -> None:
+        super().__init__()
+        self.loss = BarlowTwinsLoss(lambda_param)
+        self.scale = scale
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Scalar loss of embeddings z0, z1 (B, D), B >= 2.
+
+        Raises:
+            ConfigError: a batch of one image.
+        """
+        need_two(z0)
+        return self.scale * self.loss(z0, z1)
+
+
+class VICReg(VICRegLoss):
+    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's, B >= 2."""
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Scalar loss of embeddings z_a, z_b (B, D), B >= 2.
+
+        Raises:
+            ConfigError: a batch of one image.
+        """
+        need_two(z_a)
+        return super().forward(z_a, z_b)
+
+
+class DCL(DCLLoss):
+    """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator."""
+
+    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
+        """Scalar loss of embeddings out0, out1 (B, D), B >= 2.
+
+        Raises:
+            ConfigError: a batch of one image.
+        """
+        need_two(out0)
+        return super().forward(out0, out1)
+
+
+def need_two(z: Tensor) -> None:
+    """One image has no statistics and no negatives."""
+    if len(z) < 2:
+        raise ConfigError("this loss compares the images of a batch: it needs at least 2 (batch_size)")

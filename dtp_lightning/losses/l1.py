@@ -1,0 +1,82 @@
+"""What the l1 objectives share: distances, gated sums of signs, and losses that know their own error signal.
+
+The thesis' point is that these objectives have an error signal which a neural circuit could compute: sums of signs,
+gated by comparisons. So each of them *is* that signal here: ``value_and_error`` writes it down, and the backward
+pass uses it instead of autograd's. As a side effect nothing of size N^2 D is ever stored (a broadcast of 4,096
+views takes 4 GB), only one bit, as a bool, for every pair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 2**20  # distances held at once: 4 MiB in float32, which stays in the cache
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of rows so that a block of the (rows, columns) matrix has about ``BLOCK`` entries."""
+    size = max(1, BLOCK // max(1, columns))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def sum_of_signs(anchors: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """sum_j w_ij sign(a_i - b_j), with sign(0) = 0.
+
+    Args:
+        anchors: a, (M, D).
+        others: b, (N, D).
+        weights: w, (M, N).
+
+    Returns:
+        (M, D).
+    """
+    with torch.enable_grad():  # the gradient of the l1 distance is the sign
+        a = anchors.detach().requires_grad_()
+        return torch.autograd.grad(torch.cdist(a, others.detach(), p=1), a, weights)[0]
+
+
+def same_image(batch: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Whether embeddings ``rows`` (M,) and ``columns`` (N,) of stacked views belong to one image; bool (M, N)."""
+    return rows[:, None] % batch == columns[None] % batch
+
+
+class L1Objective(nn.Module, ABC):
+    """A loss of two views with a written-down error signal."""
+
+    @abstractmethod
+    def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss and its error signals dL/dz0, dL/dz1.
+
+        Args:
+            z0, z1: (B, D) embeddings, row i of both from the same image.
+            error: False skips the error signals; zeros are returned in their place.
+        """
+
+    def error_signal(self, z0: Tensor, z1: Tensor) -> tuple[Tensor, Tensor]:
+        """dL/dz0 and dL/dz1, (B, D) each, as sums of gated signs."""
+        return self.value_and_error(z0.detach(), z1.detach())[1:]
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Scalar loss of embeddings z0, z1 (B, D), row i of both from the same image; any B >= 1."""
+        return _WithOwnError.apply(z0, z1, self)
+
+
+class _WithOwnError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z0: Tensor, z1: Tensor, loss: L1Objective) -> Tensor:
+        learns = any(ctx.needs_input_grad)
+        value, *errors = loss.value_and_error(z0, z1, error=learns)
+        if learns:
+            ctx.save_for_backward(*errors)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        e0, e1 = ctx.saved_tensors
+        return gradient * e0, gradient * e1, None
