@@ -11,7 +11,15 @@ from conftest import TINY, composed, options
 from dtp_lightning.config import build, checked
 from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import DataError
-from dtp_lightning.evaluation import FeatureSplit, FewLabels, FrozenEncoder, LinearProbe, NearestNeighbours
+from dtp_lightning.evaluation import (
+    FeatureSplit,
+    FewLabels,
+    FrozenEncoder,
+    LinearProbe,
+    NearestNeighbours,
+    ThesisLinearProbe,
+    linear,
+)
 from dtp_lightning.evaluation.linear import fit_probe
 from dtp_lightning.models import conv_net, freeze
 
@@ -34,7 +42,9 @@ class Features(FrozenEncoder):
             self.__dict__["test"] = test
 
 
-@pytest.mark.parametrize("evaluate", [LinearProbe(), NearestNeighbours(), FewLabels(per_class=5, draws=2)])
+@pytest.mark.parametrize(
+    "evaluate", [LinearProbe(), NearestNeighbours(), FewLabels(per_class=5, draws=2), ThesisLinearProbe(lr=0.1)]
+)
 def test_separable_classes_are_told_apart(evaluate) -> None:
     result = evaluate(Features(blobs(30, 1), blobs(10, 2), blobs(20, 3)))
     assert result.metrics["test_acc"] > 0.95 and result.metrics["val_acc"] > 0.95
@@ -48,11 +58,26 @@ def test_unrelated_labels_stay_at_chance(evaluate) -> None:
 
 def test_strength_is_chosen_on_validation_not_on_test() -> None:
     train, val = blobs(8, 1, spread=3), blobs(200, 2, spread=3)
-    probe = fit_probe(train, val, [1e-5, 1e-2, 10.0], 2000)
-    by_strength = {c: fit_probe(train, val, [c], 2000).val_acc for c in (1e-5, 1e-2, 10.0)}
-    assert probe.val_acc >= max(by_strength.values()) - 0.01
-    results = [LinearProbe()(Features(train, val, blobs(20, s, spread=3))).metrics["C"] for s in (3, 4, 5)]
-    assert len(set(results)) == 1, "the test split has no say"
+    grid = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    alone = [fit_probe(train, val, [c], 5000).val_acc for c in grid]
+    first_fall = next((i for i in range(1, 5) if alone[i] < max(alone[:i])), 5)
+    assert fit_probe(train, val, grid, 5000).val_acc == pytest.approx(max(alone[:first_fall]), abs=0.005)
+    chosen = [LinearProbe(grid)(Features(train, val, blobs(20, s, spread=3))).metrics["C"] for s in (3, 4, 5)]
+    assert len(set(chosen)) == 1, "the test split has no say"
+
+
+def test_search_ends_when_validation_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    scores = iter([0.5, 0.7, 0.7, 0.6, 0.9])
+
+    def scripted(predicted: torch.Tensor, labels: torch.Tensor) -> float:
+        tried.append(1)
+        return next(scores)
+
+    monkeypatch.setattr(linear, "accuracy", scripted)
+    probe = fit_probe(blobs(5, 1), blobs(5, 2), [1e-4, 1e-3, 1e-2, 1e-1, 1.0], 2000)
+    assert len(tried) == 4
+    assert probe.strength == 1e-3, "a tie goes to the stronger penalty"
 
 
 def test_probe_converges_or_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -63,6 +88,15 @@ def test_probe_converges_or_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fit_probe(blobs(30, 1), blobs(10, 2), [1e-3, 1.0], max_iter=2000)
     assert not caplog.text
+
+
+def test_thesis_probe_reports_the_last_and_the_best_epoch() -> None:
+    splits = Features(blobs(20, 1, spread=3), blobs(200, 2, spread=3), blobs(50, 3, spread=3))
+    metrics = ThesisLinearProbe(epochs=60, lr=0.3)(splits).metrics
+    assert metrics["best_val/val_acc"] >= metrics["val_acc"]
+    one = ThesisLinearProbe(epochs=1)(splits).metrics
+    assert one["best_val/test_acc"] == one["test_acc"]
+    assert ThesisLinearProbe(epochs=5)(splits).metrics == ThesisLinearProbe(epochs=5)(splits).metrics
 
 
 def test_probe_equals_a_cold_start() -> None:

@@ -3,6 +3,7 @@
 from dtp_lightning.evaluation.frozen import Evaluation, FeatureSplit, FrozenEncoder, Result, accuracy
 from dtp_lightning.evaluation.knn import NearestNeighbours
 from dtp_lightning.evaluation.linear import FewLabels, LinearProbe
+from dtp_lightning.evaluation.linear_thesis import ThesisLinearProbe
 
 __all__ = [
     "Evaluation",
@@ -12,5 +13,6 @@ __all__ = [
     "LinearProbe",
     "NearestNeighbours",
     "Result",
+    "ThesisLinearProbe",
     "accuracy",
 ]

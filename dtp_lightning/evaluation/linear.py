@@ -61,9 +61,10 @@ class FittedProbe:
 
 
 def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float], max_iter: int) -> FittedProbe:
-    """Fit one regression for each C, weakest first and each from the last one's weights; keep the best on ``val``.
+    """Fit one regression for each C, strongest penalty first; keep the best on ``val``.
 
-    Ties go to the stronger penalty. A fit that reaches ``max_iter`` is logged as a warning.
+    Each fit starts from the last one's weights. The weaker penalties take longest, so the search ends as soon as
+    validation accuracy falls. Ties go to the stronger penalty. A fit that reaches ``max_iter`` is logged as a warning.
     """
     standardise = Standardiser.of(train.x)
     x, y = standardise(train.x).numpy(), train.y.numpy()
@@ -85,6 +86,8 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
         val_acc = accuracy(torch.from_numpy(classifier.predict(x_val)), val.y)
         if best is None or val_acc > best.val_acc:
             best = FittedProbe(standardise, classifier, strength, val_acc)
+        elif val_acc < best.val_acc:
+            break
     assert best is not None
     return best
 
@@ -96,7 +99,7 @@ class LinearProbe:
     regression with L2 penalty by L-BFGS; C chosen on validation; fitted on train only; test read once.
 
     Args:
-        strengths: values of C (inverse penalty) to choose from.
+        strengths: values of C (inverse penalty) to choose from, tried upwards until validation accuracy falls.
         max_iter: bound on L-BFGS iterations for each C.
     """
 

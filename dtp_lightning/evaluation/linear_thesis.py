@@ -1,0 +1,68 @@
+"""The thesis' linear evaluation: a fixed number of Adam epochs, converged or not."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+
+
+class ThesisLinearProbe:
+    """Softmax regression on raw features by Adam, for comparison with the published figures (thesis code).
+
+    It has usually not converged: quote it beside :class:`LinearProbe`, not instead. Unlike there, batches are
+    shuffled.
+
+    Args:
+        epochs: passes over the training features.
+        batch_size: features a step.
+        lr: of Adam.
+    """
+
+    def __init__(self, epochs: PositiveInt = 100, batch_size: PositiveInt = 1000, lr: PositiveFloat = 1e-3) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best one on val."""
+        generator = torch.Generator().manual_seed(encoder.seed)
+        train, val = encoder.train, encoder.val
+        weight, bias = self._initial(train, generator)
+        optimizer = torch.optim.Adam([weight, bias], lr=self.lr)
+        best_val, best = -1.0, (weight.detach(), bias.detach())
+        for _ in range(self.epochs):
+            for index in torch.randperm(len(train.y), generator=generator).split(self.batch_size):
+                loss = F.cross_entropy(F.linear(train.x[index], weight, bias), train.y[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            val_acc = accuracy(predict(val.x, weight, bias), val.y)
+            if val_acc > best_val:
+                best_val, best = val_acc, (weight.detach().clone(), bias.detach().clone())
+        predicted = predict(encoder.test.x, weight, bias)
+        metrics = {
+            "val_acc": val_acc,
+            "test_acc": accuracy(predicted, encoder.test.y),
+            "best_val/val_acc": best_val,
+            "best_val/test_acc": accuracy(predict(encoder.test.x, *best), encoder.test.y),
+        }
+        return Result(metrics, predicted)
+
+    @staticmethod
+    def _initial(train: FeatureSplit, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+        """nn.Linear's law, U(-1/sqrt(F), 1/sqrt(F)), from our own generator."""
+        classes, features = int(train.y.max()) + 1, train.x.shape[1]
+        bound = features**-0.5
+        weight = torch.empty(classes, features).uniform_(-bound, bound, generator=generator)
+        bias = torch.empty(classes).uniform_(-bound, bound, generator=generator)
+        return nn.Parameter(weight), nn.Parameter(bias)
+
+
+@torch.no_grad()
+def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Classes (N,) of features x (N, F)."""
+    return F.linear(x, weight, bias).argmax(1)
