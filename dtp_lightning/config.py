@@ -25,7 +25,8 @@ OFFERED = {  # what the pipeline hands to a target that has a parameter of this 
     "learner": ("model", "loss"),
     "model": ("images",),
     "augment": ("images",),
-    "callbacks": ("data",),
+    "callbacks": ("data", "augment"),
+    "evaluation": ("augment",),
     "logger": ("folder", "names", "config"),
 }
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
@@ -68,7 +69,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
             **names,
             "seed": values["seed"],
             "epochs": trainer.current_epoch,
-            **_evaluate(values, encoders, data, folder, trainer.strategy.root_device),
+            **_evaluate(values, encoders, data, module.augment, folder, trainer.strategy.root_device),
             **cost.summary(),
             "git_commit": summary.git_commit(),
             "versions": summary.versions(),
@@ -108,7 +109,7 @@ def _fit(
         folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
-    extra = [build(node, data=data) for node in values["callbacks"].values()]
+    extra = [build(node, data=data, augment=module.augment) for node in values["callbacks"].values()]
     trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra])
     batches = ImageDataModule(data, values["batch_size"], values["seed"])
     some = data.train.images[:: max(1, len(data.train) // 10)][:10]
@@ -132,20 +133,35 @@ def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callb
 
 
 def _evaluate(
-    values: Mapping[str, Any], networks: Mapping[str, Network], data: ImageData, folder: Path, device: torch.device
+    values: Mapping[str, Any],
+    networks: Mapping[str, Network],
+    data: ImageData,
+    augment: nn.Module,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, float]:
     """Every evaluation on the trained and on the untrained encoder; the keys begin with the encoder's prefix."""
     metrics: dict[str, float] = {}
-    for prefix, network in networks.items():
-        encoder = FrozenEncoder(freeze(network).to(device), data, values["seed"])
-        for name, node in values["evaluation"].items():
-            result: Result = build(node)(encoder)
+    encoders = {p: FrozenEncoder(freeze(n).to(device), data, values["seed"]) for p, n in networks.items()}
+    for name, node in values["evaluation"].items():
+        evaluate = build(node, augment=augment)
+        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
+        for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-            if result.test_predictions is not None and not prefix:
-                title = f"{name}, test accuracy {100 * result.metrics['test_acc']:.1f} %"
-                path = folder / "plots" / f"confusion_{name}.png"
-                plots.plot_confusion(data.test.labels, result.test_predictions, data.classes, title, path)
+        _draw(name, results, data, folder / "plots")
     return metrics
+
+
+def _draw(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
+    """The figures that an evaluation's results ask for."""
+    trained = results[""]
+    if trained.test_predictions is not None:
+        title = f"{name}, test accuracy {100 * trained.metrics['test_acc']:.1f} %"
+        path = folder / f"confusion_{name}.png"
+        plots.plot_confusion(data.test.labels, trained.test_predictions, data.classes, title, path)
+    if trained.histograms:
+        rows = {"random encoder": results[summary.RANDOM].histograms, "trained": trained.histograms}
+        plots.plot_histograms(rows, folder / f"{name}.png")
 
 
 def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:

@@ -7,11 +7,13 @@ import logging
 import pytest
 import torch
 from conftest import TINY, composed, options
+from torch import nn
 
 from dtp_lightning.config import build, checked
 from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation import (
+    Distances,
     FeatureSplit,
     FewLabels,
     FrozenEncoder,
@@ -122,17 +124,56 @@ def test_too_few_labels_are_explained() -> None:
         FewLabels()(Features(blobs(4, 1), blobs(3, 2), blobs(3, 3)))
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-def test_every_evaluation_reports_accuracies_of_a_real_encoder(name: str) -> None:
+@pytest.fixture
+def noise_data() -> ImageData:
     generator = torch.Generator().manual_seed(0)
 
     def split(n: int) -> Split:
         images = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
         return Split(images, torch.arange(n) % 2)
 
-    data = ImageData(split(40), split(20), split(20), ("a", "b"), True)
+    return ImageData(split(40), split(20), split(20), ("a", "b"), True)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_runs_on_a_real_encoder(name: str, noise_data: ImageData) -> None:
+    values = checked(composed(f"evaluation={name}")[0])
+    evaluate = build(values["evaluation"][name], augment=build(values["augment"], images=noise_data.spec))
+    result = evaluate(FrozenEncoder(freeze(conv_net(TINY, channels=[4, 6])), noise_data))
+    accuracies = [value for key, value in result.metrics.items() if key.endswith("_acc")]
+    assert accuracies or result.histograms
+    assert all(0 <= value <= 1 for value in accuracies)
+    assert all(isinstance(value, float) for value in result.metrics.values())
+
+
+def test_distances_of_known_embeddings() -> None:
+    """Two images at 0 and at (4, 0): views 0.5 apart, images 4 apart give or take."""
+    z0 = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    z1 = torch.tensor([[0.5, 0.0], [4.0, 1.5]])
+    metrics = Distances(nn.Identity()).of(torch.stack([z0, z1])).metrics
+    assert metrics["l1/positive_mean"] == pytest.approx(1.0)
+    assert metrics["l1/negative_mean"] == pytest.approx((4 + 5.5 + 3.5 + 5.0) / 4)
+    assert metrics["l1/positive_beyond_margin"] == 0.5
+    assert metrics["l1/negative_within_margin"] == 0
+    assert metrics["l1/auc"] == 1
+
+
+def test_distances_at_chance_and_collapsed() -> None:
+    noise = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(0))
+    metrics = Distances(nn.Identity()).of(noise).metrics
+    assert abs(metrics["l1/auc"] - 0.5) < 0.06 and abs(metrics["cosine/auc"] - 0.5) < 0.06
+    collapsed = Distances(nn.Identity()).of(torch.ones(2, 5, 3)).metrics
+    assert collapsed["alignment"] == pytest.approx(0, abs=1e-6)
+    assert collapsed["uniformity"] == pytest.approx(0, abs=1e-5)
+
+
+def test_distances_see_the_same_views_whatever_came_before(noise_data: ImageData) -> None:
+    augment = build(checked(composed()[0])["augment"], images=noise_data.spec)
     network = freeze(conv_net(TINY, channels=[4, 6]))
-    evaluate = build(checked(composed(f"evaluation={name}")[0])["evaluation"][name])
-    metrics = evaluate(FrozenEncoder(network, data)).metrics
-    assert 0 <= metrics["test_acc"] <= 1 and 0 <= metrics["val_acc"] <= 1
-    assert all(isinstance(value, float) for value in metrics.values())
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(Distances(augment)(FrozenEncoder(network, noise_data)).metrics)
+        assert torch.equal(before, torch.get_rng_state()), "and leave the run's own draws alone"
+    assert results[0] == results[1]

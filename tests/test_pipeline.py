@@ -153,6 +153,16 @@ def test_seeds_differ_and_learners_share_their_start(run_pipeline: Callable[...,
     assert random[1] != random[2]
 
 
+def test_distance_study(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    summary = run_pipeline(*SHORT, "evaluation=[distances]", "callbacks=[online_distances]", "logger=none")
+    for prefix in ("", "random_encoder/"):
+        assert summary[f"{prefix}distances/l1/negative_mean"] > summary[f"{prefix}distances/l1/positive_mean"] > 0
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    (logged,) = [row["val/distances/l1/auc"] for row in rows if row["val/distances/l1/auc"]]
+    assert float(logged) == pytest.approx(summary["distances/l1/auc"], abs=1e-5), "the same batch in both places"
+    assert (tmp_path / "plots" / "distances.png").stat().st_size > 0
+
+
 def test_a_folder_holds_one_run(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("another run's")
     with pytest.raises(ConfigError, match="holds a run already"):

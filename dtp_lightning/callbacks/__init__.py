@@ -1,7 +1,8 @@
 """Diagnostics and cost. To add one: a file here, an entry in conf/callbacks/."""
 
 from dtp_lightning.callbacks.cost import Cost
+from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
 from dtp_lightning.callbacks.progress import ProgressBar
 
-__all__ = ["Cost", "OnlineKNN", "ProgressBar"]
+__all__ = ["Cost", "OnlineDistances", "OnlineKNN", "ProgressBar"]

@@ -1,11 +1,13 @@
 """Frozen encoder + labelled data -> metrics. To add one: a file here, a YAML file in conf/evaluation/."""
 
+from dtp_lightning.evaluation.distances import Distances
 from dtp_lightning.evaluation.frozen import Evaluation, FeatureSplit, FrozenEncoder, Result, accuracy
 from dtp_lightning.evaluation.knn import NearestNeighbours
 from dtp_lightning.evaluation.linear import FewLabels, LinearProbe
 from dtp_lightning.evaluation.linear_thesis import ThesisLinearProbe
 
 __all__ = [
+    "Distances",
     "Evaluation",
     "FeatureSplit",
     "FewLabels",

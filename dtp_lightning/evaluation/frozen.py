@@ -57,10 +57,12 @@ class Result:
     Attributes:
         metrics: name -> number; accuracies in [0, 1], called ``test_acc`` and ``val_acc``.
         test_predictions: predicted classes of the test split (N,), where there are any.
+        histograms: quantity -> group -> its values (M,), to be drawn for both encoders in one figure.
     """
 
     metrics: dict[str, float]
     test_predictions: Tensor | None = field(default=None, repr=False)
+    histograms: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
 
 Evaluation = Callable[[FrozenEncoder], Result]

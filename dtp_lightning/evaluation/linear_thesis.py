@@ -28,7 +28,7 @@ class ThesisLinearProbe:
         self.lr = lr
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best one on val."""
+        """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best."""
         generator = torch.Generator().manual_seed(encoder.seed)
         train, val = encoder.train, encoder.val
         weight, bias = self._initial(train, generator)

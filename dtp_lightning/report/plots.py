@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -120,6 +121,34 @@ def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], ti
     figure.colorbar(
         drawn, ax=axis, fraction=0.046, label="share of the true class" + (" (cells in %)" if k <= 12 else "")
     )
+    _save(figure, path)
+
+
+def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path) -> None:
+    """Densities of groups of values: a column for each quantity, a row for each encoder, axes shared in a column.
+
+    Args:
+        rows: encoder -> quantity -> group -> values (M,).
+        path: PNG to write.
+    """
+    quantities = list(next(iter(rows.values())))
+    figure = Figure(figsize=(4.6 * len(quantities), 2.6 * len(rows)))
+    grid = figure.subplots(len(rows), len(quantities), squeeze=False, sharex="col")
+    for column, quantity in enumerate(quantities):
+        every = torch.cat([values for panels in rows.values() for values in panels[quantity].values()])
+        bins = np.linspace(every.min().item(), every.max().item() + 1e-9, 80)
+        for axes, (encoder, panels) in zip(grid, rows.items(), strict=True):
+            axis = axes[column]
+            for (group, values), colour in zip(panels[quantity].items(), COLOURS, strict=False):
+                axis.hist(
+                    values.numpy(), bins, density=True, histtype="stepfilled", alpha=0.45, color=colour, label=group
+                )
+                axis.axvline(values.mean().item(), color=colour, lw=1.5, ls="--")
+            axis.set(title=f"{encoder}: {quantity}", yticks=[])
+            axis.spines[["top", "right", "left"]].set_visible(False)
+            axis.legend(frameon=False)
+        grid[-1][column].set_xlabel(f"{quantity} (dashed: mean)")
+    figure.tight_layout()
     _save(figure, path)
 
 

@@ -1,0 +1,46 @@
+"""The distance study while training: how positives and negatives move, epoch by epoch."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytorch_lightning as pl
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import nn
+
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.evaluation.distances import Distances
+from dtp_lightning.learners import Learner
+
+
+class OnlineDistances(pl.Callback):
+    """Logs ``val/distances/...`` every k epochs and after the last, on the batch that ``Distances`` judges at the end.
+
+    Args:
+        data: ``val`` is judged.
+        augment: the run's own views.
+        every_n_epochs: k.
+        images, pos_margin, neg_margin: see :class:`Distances`.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        augment: nn.Module,
+        every_n_epochs: PositiveInt = 2,
+        images: PositiveInt = 500,
+        pos_margin: NonNegativeFloat = 1.0,
+        neg_margin: NonNegativeFloat = 3.0,
+    ) -> None:
+        self.val = data.val
+        self.every_n_epochs = every_n_epochs
+        self.distances = Distances(augment, images, pos_margin, neg_margin)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the encoder as it is."""
+        done = trainer.current_epoch + 1
+        if done % self.every_n_epochs and done != trainer.max_epochs:
+            return
+        embeddings = self.distances.embeddings(cast(Learner, pl_module.learner).model, self.val)
+        metrics = self.distances.of(embeddings).metrics
+        pl_module.log_dict({f"val/distances/{name}": value for name, value in metrics.items()})

@@ -1,0 +1,89 @@
+"""The distance study: how far apart are the two views of an image, and how far different images?"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dtp_lightning.data.images import Split
+from dtp_lightning.evaluation.frozen import FrozenEncoder, Result
+from dtp_lightning.models.network import Network
+
+VIEWS_SEED = 2_022  # one fixed held-out augmented batch, whatever the run's seed
+
+
+class Distances:
+    """Distances of embeddings on one fixed augmented batch of validation images.
+
+    Positive pairs are the two views of an image, negatives all pairs of views of different images. Reported for
+    the l1 distance (what the hinge sees) and for cosine similarity: means, and the AUC, the probability that a
+    positive pair is the nearer one (0.5 is chance). For l1 also the shares that the hinge still acts on. Alignment and
+    uniformity are those of Wang and Isola (2020, alpha = 2, t = 2), on the unit sphere; lower is better.
+
+    Args:
+        augment: the run's own views.
+        images: at most so many validation images, evenly spaced.
+        pos_margin, neg_margin: the hinge's, for the shares beyond them.
+    """
+
+    def __init__(
+        self,
+        augment: nn.Module,
+        images: PositiveInt = 500,
+        pos_margin: NonNegativeFloat = 1.0,
+        neg_margin: NonNegativeFloat = 3.0,
+    ) -> None:
+        self.augment = augment
+        self.images = images
+        self.pos_margin = pos_margin
+        self.neg_margin = neg_margin
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``l1/...``, ``cosine/...``, ``alignment`` and ``uniformity``; both kinds of distances as histograms."""
+        return self.of(self.embeddings(encoder.network, encoder.data.val))
+
+    @torch.no_grad()
+    def embeddings(self, network: Network, split: Split) -> Tensor:
+        """Z of both views, (2, B, D) on the CPU; the views are the same at every call."""
+        device = next(network.parameters()).device
+        chosen = torch.linspace(0, len(split) - 1, min(self.images, len(split))).long()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(VIEWS_SEED)
+            views = self.augment(split.images[chosen])  # drawn on the CPU, so that no device changes them
+        return network(views.flatten(0, 1).to(device)).float().cpu().unflatten(0, views.shape[:2])
+
+    def of(self, embeddings: Tensor) -> Result:
+        """Distances of embeddings (2, B, D); B >= 2."""
+        z0, z1 = embeddings
+        z = torch.cat([z0, z1])
+        index = torch.arange(len(z))
+        other = (index[:, None] % len(z0) != index % len(z0)).triu()
+        unit0, unit1, unit = F.normalize(z0), F.normalize(z1), F.normalize(z)
+        pairs = {
+            "l1 distance": ((z0 - z1).abs().sum(1), torch.cdist(z, z, p=1)[other]),
+            "cosine similarity": ((unit0 * unit1).sum(1), (unit @ unit.T)[other]),
+        }
+        near, far = pairs["l1 distance"]
+        metrics = {
+            "l1/positive_mean": near.mean(),
+            "l1/negative_mean": far.mean(),
+            "l1/positive_beyond_margin": (near > self.pos_margin).float().mean(),
+            "l1/negative_within_margin": (far < self.neg_margin).float().mean(),
+            "l1/auc": _auc(-near, -far),
+            "cosine/positive_mean": pairs["cosine similarity"][0].mean(),
+            "cosine/negative_mean": pairs["cosine similarity"][1].mean(),
+            "cosine/auc": _auc(*pairs["cosine similarity"]),
+            "alignment": (unit0 - unit1).square().sum(1).mean(),
+            "uniformity": torch.cdist(unit, unit)[other].square().mul(-2).exp().mean().log(),
+        }
+        histograms = {name: {"positive pairs": p, "negative pairs": n} for name, (p, n) in pairs.items()}
+        return Result({name: float(value) for name, value in metrics.items()}, histograms=histograms)
+
+
+def _auc(positive: Tensor, negative: Tensor) -> float:
+    """Probability that a positive pair scores above a negative one; ties count half."""
+    labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))])
+    return float(roc_auc_score(labels.numpy(), torch.cat([positive, negative]).numpy()))
