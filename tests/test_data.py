@@ -111,7 +111,7 @@ def test_real_data(name: str, shape: tuple[int, int, int]) -> None:
     root = os.environ.get("DTP_LIGHTNING_DATA")
     if not root:
         pytest.skip("set DTP_LIGHTNING_DATA to a folder with torchvision's MNIST and CIFAR-10 to run this")
-    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}", "dataset.download=false")[0])["dataset"])
+    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}")[0])["dataset"])  # unpacks what is packed
     assert data.train.images.shape[1:] == shape
     assert len(data.test) == 10_000 and len(data.classes) == 10
     assert len(data.train) + len(data.val) == {"mnist": 60_000, "cifar10": 50_000}[name]
