@@ -183,6 +183,12 @@ def test_short_last_batch_and_no_evaluation(run_pipeline: Callable[..., dict]) -
     assert not any(key.endswith("_acc") for key in summary)
 
 
+def test_a_run_too_short_to_log_still_ends_well(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    run_pipeline("trainer.max_steps=2", *CHEAP, "callbacks=[]")
+    assert (tmp_path / "summary.json").exists()
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     run_pipeline(*SHORT, "evaluation=[knn]", "logger=tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

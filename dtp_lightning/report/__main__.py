@@ -16,7 +16,7 @@ from typing import Any
 
 AXES = ("dataset", "model", "loss", "learner", "epochs")
 SHOWN = ("linear", "few_labels", "knn")
-NOT_A_SETTING = {*AXES, "seed", "logger", "trainer.max_epochs", "dataset.root"}
+NOT_A_SETTING = {*AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root"}
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:

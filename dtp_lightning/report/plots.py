@@ -35,7 +35,12 @@ def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
 
 
 def plot_curves(metrics: Path, path: Path) -> None:
-    """Objective, local and reconstruction losses, and validation k-NN over epochs, from a run's metrics.csv."""
+    """Objective, local and reconstruction losses, and validation k-NN over epochs, from a run's metrics.csv.
+
+    A run too short to log anything has no such file and gets no figure.
+    """
+    if not metrics.exists():
+        return
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})

@@ -1,0 +1,66 @@
+"""Run folders -> table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+from dtp_lightning.report.__main__ import read_runs, table
+from dtp_lightning.report.summary import closing_table, git_commit, versions, write_summary
+
+
+def write_run(folder: Path, learner: str, seed: int, acc: float, *overrides: str) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in (f"learner={learner}", *overrides)))
+    summary = {
+        **{"learner": learner, "loss": "hinge", "model": "cnn4", "dataset": "mnist5k", "seed": seed, "epochs": 2},
+        **{"linear/test_acc": acc, "linear/val_acc": acc - 0.1, "random_encoder/linear/test_acc": 0.5 + 0.01 * seed},
+        **{"fit/seconds": 10.0, "fit/images_per_second": 5.0, "fit/peak_memory_mib": 99.0, "git_commit": "abc"},
+    }
+    write_summary(summary, folder / "summary.json")
+
+
+def test_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", "dtp", 0, 0.90, "seed=0")
+    write_run(tmp_path / "1", "dtp", 1, 0.94, "seed=1")
+    write_run(tmp_path / "2", "dtp", 0, 0.80, "learner.target_step=2")
+    write_run(tmp_path / "3", "bp", 0, 0.95, "logger=none")
+    lines = table(read_runs([tmp_path]), "test").splitlines()
+    assert len(lines) == 2 + 3 + 1
+    assert "| dtp | 2 |  | 2 | 92.0 ± 2.8 | 10.0 ± 0.0 |" in lines[2]
+    assert "| learner.target_step=2 | 1 | 80.0 |" in lines[3]
+    assert "| bp | 2 |  | 1 | 95.0 |" in lines[4]
+    assert "| random | 0 |  | 2 | 50.5 ± 0.7 |" in lines[5], "each seed's untrained encoder counts once"
+    assert "84.0" in table(read_runs([tmp_path / "1"]), "val")
+
+
+def test_command_saves_what_it_shows(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "0", "dtp", 0, 0.9)
+    command = [sys.executable, "-m", "dtp_lightning.report", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [*command, "--save", str(tmp_path / "out" / "x.csv")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "90.0" in done.stdout and "commit abc" in done.stdout
+    (row,) = csv.DictReader((tmp_path / "out" / "x.csv").open())
+    assert row["linear/test_acc"] == "0.9" and row["seed"] == "0"
+    done = subprocess.run([*command[:-1], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "no summary.json below" in done.stderr
+
+
+def test_closing_table_shows_random_beside_trained(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", "dtp", 0, 0.9)
+    shown = closing_table(json.loads((tmp_path / "0" / "summary.json").read_text()), tmp_path)
+    assert "linear              50.00     90.00" in shown
+    assert "seed 0, epochs 2" in shown
+
+
+def test_provenance() -> None:
+    assert "python=3." in versions() and "torch=" in versions()
+    commit = git_commit()
+    assert commit == "unknown" or len(commit.removesuffix("-dirty")) == 40
