@@ -54,6 +54,7 @@ def wandb_logger(
         tags=tags,
         config=dict(config),
         mode=_mode(mode),
+        reinit="finish_previous",  # a job of a multirun never writes into the last one's run
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
     run.define_metric("trainer/global_step")
