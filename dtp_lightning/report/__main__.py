@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 AXES = ("dataset", "model", "loss", "learner", "epochs")
-SHOWN = ("linear", "few_labels", "knn")
 NOT_A_SETTING = {*AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root"}
 
 
@@ -40,7 +39,9 @@ def table(runs: Sequence[Mapping[str, Any]], split: str) -> str:
     cells: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
         cells[tuple(str(run[axis]) for axis in (*AXES, "settings"))].append(run)
-    probes = [p for p in SHOWN if any(f"{p}/{split}_acc" in run for run in runs)]
+    ending = f"/{split}_acc"
+    keys = dict.fromkeys(key for run in runs for key in run if key.endswith(ending))
+    probes = [key.removesuffix(ending) for key in keys if not key.startswith("random_encoder/")]
     head = [*AXES, "settings", "n", *probes, "fit s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for names, members in cells.items():
