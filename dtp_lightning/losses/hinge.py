@@ -27,7 +27,8 @@ class ContrastiveHinge(L1Objective):
     ``reduction="sum"``, with ``gradient_block=True`` and ``diagonals=5`` for its last column.
 
     Args:
-        pos_margin: distance below which a positive pair is near enough (paper: threshold - delta).
+        pos_margin: distance below which a positive pair is near enough (paper: threshold - delta); at 0
+            and below every pair is pulled, always.
         neg_margin: distance beyond which a negative is far enough (paper: threshold + delta).
         pairs: ``all`` takes negatives among all 2B embeddings; ``cross`` only between view 0 and view 1.
         reduction: ``active`` divides an anchor's negatives by the number of them inside the margin and means over
@@ -39,7 +40,7 @@ class ContrastiveHinge(L1Objective):
 
     def __init__(
         self,
-        pos_margin: NonNegativeFloat = 1.0,
+        pos_margin: float = 1.0,
         neg_margin: NonNegativeFloat = 3.0,
         pairs: Literal["all", "cross"] = "all",
         reduction: Literal["active", "mean", "sum"] = "active",
