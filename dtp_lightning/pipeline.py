@@ -30,8 +30,6 @@ from dtp_lightning.models import Network, freeze
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.report import plots, summary
 
-log = logging.getLogger(__name__)
-
 NAMED = ("learner", "loss", "model", "dataset")
 
 
@@ -56,7 +54,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     _quieten()
     _seed(values["seed"])
     data: ImageData = build(values["dataset"])
-    module, network, untrained = _assemble(values, data)
+    module, untrained = _assemble(values, data)
     loggers = [
         tracking.metrics_csv(folder),
         *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
@@ -64,7 +62,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     failed = True
     try:
         trainer, cost = _fit(values, module, data, loggers, folder)
-        encoders = {"": network, summary.RANDOM: untrained}
+        encoders = {"": module.learner.model, summary.RANDOM: untrained}
         found = {
             **names,
             "seed": values["seed"],
@@ -91,13 +89,13 @@ def _claim(folder: Path, values: Mapping[str, Any]) -> None:
         raise ConfigError(f"{folder} holds a run already: choose another folder by hydra.run.dir=...") from error
 
 
-def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModule, Network, Network]:
-    """The module, its network, and a copy of that network as it is before any training."""
+def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModule, Network]:
+    """The module, and a copy of its network as it is before any training."""
     network: Network = build(values["model"], images=data.spec)
     untrained = copy.deepcopy(network)
     learner = build(values["learner"], model=network, loss=build(values["loss"]))
     augment = build(values["augment"], images=data.spec)
-    return PretrainModule(learner, augment, values["seed"], values), network, untrained
+    return PretrainModule(learner, augment, values["seed"], values), untrained
 
 
 def _fit(
@@ -165,14 +163,14 @@ def _draw(name: str, results: Mapping[str, Result], data: ImageData, folder: Pat
 
 
 def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:
-    """Figures, and the summary in the run folder and in the trackers (not in metrics.csv: it is a time series)."""
+    """The summary and figures, first on disk and then in the trackers (not in metrics.csv: it is a time series)."""
+    summary.write_summary(found, folder / "summary.json")
     plots.plot_curves(folder / "metrics.csv", folder / "plots" / "curves.png")
     trackers = loggers[1:]
     for logger in trackers:
         logger.log_metrics({key: value for key, value in found.items() if isinstance(value, float)}, step=step)
     figures = {f"plots/{path.stem}": path for path in sorted((folder / "plots").glob("*.png"))}
     tracking.log_images(trackers, figures, step=step)
-    summary.write_summary(found, folder / "summary.json")
 
 
 def _seed(seed: int) -> None:
@@ -184,14 +182,11 @@ def _seed(seed: int) -> None:
 
 def _quieten() -> None:
     """Silence advice that does not apply here."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are slices of a tensor on the device
         ".*exists and is not empty.*",  # Hydra's own files are in the run folder
-        ".*Checkpoint directory .* exists.*",
         ".*number of training batches .* is smaller than the logging interval.*",
-        ".*TensorBoard support.*|.*LeafSpec.*",
-        ".*GPU available but not used.*",
+        ".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
     ):
         warnings.filterwarnings("ignore", message)

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 
+from dtp_lightning.callbacks.schedule import due
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.distances import Distances
 from dtp_lightning.learners import Learner
@@ -38,8 +39,7 @@ class OnlineDistances(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the encoder as it is."""
-        done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and done != trainer.max_epochs:
+        if not due(trainer, self.every_n_epochs):
             return
         embeddings = self.distances.embeddings(cast(Learner, pl_module.learner).model, self.val)
         metrics = self.distances.of(embeddings).metrics

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import pytorch_lightning as pl
-import torch
 from pydantic import PositiveInt
 
-from dtp_lightning.data.images import ImageData, Split
+from dtp_lightning.callbacks.schedule import due
+from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation import FeatureSplit, NearestNeighbours, accuracy
 from dtp_lightning.learners import Learner
 from dtp_lightning.models import features_of
@@ -31,20 +31,15 @@ class OnlineKNN(pl.Callback):
         val_size: PositiveInt = 2000,
     ) -> None:
         self.every_n_epochs = every_n_epochs
-        self.bank = _thinned(data.train, bank_size)
-        self.val = _thinned(data.val, val_size)
+        self.bank = data.train.thinned(bank_size)
+        self.val = data.val.thinned(val_size)
         self.neighbours = NearestNeighbours()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the encoder as it is."""
-        done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and done != trainer.max_epochs:
+        if not due(trainer, self.every_n_epochs):
             return
         network = cast(Learner, pl_module.learner).model
         bank = FeatureSplit(features_of(network, self.bank.images), self.bank.labels)
         predicted = self.neighbours.predict(features_of(network, self.val.images), bank)
         pl_module.log("val/knn_acc", accuracy(predicted, self.val.labels))
-
-
-def _thinned(split: Split, size: int) -> Split:
-    return split.at(torch.linspace(0, len(split) - 1, min(size, len(split))).long())

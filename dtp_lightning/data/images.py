@@ -41,6 +41,10 @@ class Split:
         """The images and labels at these positions (M,)."""
         return Split(self.images[index], self.labels[index])
 
+    def thinned(self, size: int) -> Split:
+        """At most ``size`` of them, evenly spaced."""
+        return self.at(torch.linspace(0, len(self) - 1, min(size, len(self))).long())
+
 
 @dataclass(frozen=True)
 class ImageData:

@@ -49,10 +49,9 @@ class Distances:
     def embeddings(self, network: Network, split: Split) -> Tensor:
         """Z of both views, (2, B, D) on the CPU; the views are the same at every call."""
         device = next(network.parameters()).device
-        chosen = torch.linspace(0, len(split) - 1, min(self.images, len(split))).long()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VIEWS_SEED)
-            views = self.augment(split.images[chosen])  # drawn on the CPU, so that no device changes them
+            views = self.augment(split.thinned(self.images).images)  # drawn on the CPU, so that no device changes them
         return network(views.flatten(0, 1).to(device)).float().cpu().unflatten(0, views.shape[:2])
 
     def of(self, embeddings: Tensor) -> Result:

@@ -35,30 +35,25 @@ class BarlowTwins(nn.Module):
         return self.scale * self.loss(z0, z1)
 
 
-class VICReg(VICRegLoss):
-    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's, B >= 2."""
+class NeedsTwo:
+    """In front of a lightly loss: refuses a batch of one image."""
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Scalar loss of embeddings z_a, z_b (B, D), B >= 2.
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Scalar loss of embeddings z0, z1 (B, D), B >= 2.
 
         Raises:
             ConfigError: a batch of one image.
         """
-        need_two(z_a)
-        return super().forward(z_a, z_b)
+        need_two(z0)
+        return super().forward(z0, z1)  # type: ignore[misc]
 
 
-class DCL(DCLLoss):
+class VICReg(NeedsTwo, VICRegLoss):
+    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's."""
+
+
+class DCL(NeedsTwo, DCLLoss):
     """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator."""
-
-    def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
-        """Scalar loss of embeddings out0, out1 (B, D), B >= 2.
-
-        Raises:
-            ConfigError: a batch of one image.
-        """
-        need_two(out0)
-        return super().forward(out0, out1)
 
 
 def need_two(z: Tensor) -> None:

@@ -44,7 +44,7 @@ class L1Margin(L1Objective):
         return super().forward(z0, z1)
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`L1Objective`; with ``normalize`` the signal is that at the normalised embeddings."""
+        """See :class:`L1Objective`; ``normalize`` is forward's: here z0, z1 are taken as they are."""
         if self.pairs is not None:
             return self.pairs.value_and_error(z0, z1, error=error)
         batch, z = len(z0), torch.cat([z0, z1])

@@ -102,12 +102,8 @@ def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], ti
     drawn = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true", title=title)
     if k <= 30:
-        axis.set_xticks(
-            range(k),
-            classes,
-            rotation=0 if max(map(len, classes)) < 3 else 60,
-            ha="center" if k < 1 or max(map(len, classes)) < 3 else "right",
-        )
+        upright = max(map(len, classes)) < 3
+        axis.set_xticks(range(k), classes, rotation=0 if upright else 60, ha="center" if upright else "right")
         axis.set_yticks(range(k), classes)
     if k <= 12:
         for row in range(k):
