@@ -25,7 +25,7 @@ OFFERED = {  # what the pipeline hands to a target that has a parameter of this 
     "learner": ("model", "loss"),
     "model": ("images",),
     "augment": ("images",),
-    "callbacks": ("data", "augment"),
+    "callbacks": ("data", "augment", "folder"),
     "evaluation": ("augment",),
     "logger": ("folder", "names", "config"),
 }

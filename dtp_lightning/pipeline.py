@@ -107,7 +107,7 @@ def _fit(
         folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
-    extra = [build(node, data=data, augment=module.augment) for node in values["callbacks"].values()]
+    extra = [build(node, data=data, augment=module.augment, folder=folder) for node in values["callbacks"].values()]
     trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra])
     batches = ImageDataModule(data, values["batch_size"], values["seed"])
     some = data.train.images[:: max(1, len(data.train) // 10)][:10]

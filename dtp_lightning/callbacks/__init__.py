@@ -4,5 +4,6 @@ from dtp_lightning.callbacks.cost import Cost
 from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
 from dtp_lightning.callbacks.progress import ProgressBar
+from dtp_lightning.callbacks.snapshots import Snapshots
 
-__all__ = ["Cost", "OnlineDistances", "OnlineKNN", "ProgressBar"]
+__all__ = ["Cost", "OnlineDistances", "OnlineKNN", "ProgressBar", "Snapshots"]
