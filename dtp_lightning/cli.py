@@ -25,6 +25,8 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
         task: decorated by ``hydra.main``; its body goes through :func:`job`.
         conf, config_name: where the configuration lies, to look up the right spelling of a wrong key.
     """
+    home = str(Path.home())  # no shell expands the ~ in key=~/folder, and Hydra's grammar has no such character
+    sys.argv[1:] = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in sys.argv[1:]]
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         task()

@@ -7,6 +7,7 @@ import logging
 import random
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModul
     untrained = copy.deepcopy(network)
     learner = build(values["learner"], model=network, loss=build(values["loss"]))
     augment = build(values["augment"], images=data.spec)
-    return PretrainModule(learner, augment, values["seed"], values), untrained
+    kept = {"config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
+    return PretrainModule(learner, augment, values["seed"], kept), untrained
 
 
 def _fit(
