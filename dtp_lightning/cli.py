@@ -50,7 +50,12 @@ def job(body: Callable[[], object]) -> object:
     except UserError as error:
         if HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
-        _stop(str(error))
+        _stop(_one_line(error))
+
+
+def _one_line(error: UserError) -> str:
+    """Its message, without the traceback that torch puts before an error of a data worker."""
+    return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
 
 
 def _stop(message: str) -> NoReturn:
@@ -64,7 +69,7 @@ def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, UserError):
-        return str(error)
+        return _one_line(error)
     text = str(error)
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a group takes the name of one of its options, or a list of them; --help lists the options"

@@ -7,23 +7,32 @@ which keys and types are allowed there, for our classes and for those of librari
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_type_hints
 
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from dtp_lightning.errors import ConfigError, UserError
 
-SCALARS: dict[str, Any] = {"seed": NonNegativeInt, "batch_size": PositiveInt}
+SCALARS: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "batch_size": PositiveInt,
+    "loading": Literal["auto", "memory", "stream"],
+    "workers": NonNegativeInt,
+    "mode": Literal["train", "views"],
+}
 SINGLES = ("learner", "loss", "model", "dataset", "augment", "trainer")
 COLLECTIONS = ("evaluation", "callbacks", "logger")
+EVALUATE_SCALARS: dict[str, Any] = {"checkpoint": str, "accelerator": str}
 OFFERED = {  # what the pipeline hands to a target that has a parameter of this name
     "learner": ("model", "loss"),
-    "model": ("images",),
+    "model": ("images", "classes"),
     "augment": ("images",),
     "callbacks": ("data", "augment", "folder"),
     "evaluation": ("augment",),
@@ -48,28 +57,46 @@ def flat_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from flat_keys(value, f"{prefix}{key}.")
 
 
-def checked(config: DictConfig) -> dict[str, Any]:
+def checked(
+    config: DictConfig,
+    scalars: Mapping[str, Any] = SCALARS,
+    singles: Sequence[str] = SINGLES,
+    collections: Sequence[str] = COLLECTIONS,
+    optional: Sequence[str] = (),
+) -> dict[str, Any]:
     """The configuration as plain nested values, after every key and value was held against its target.
 
-    Every group is there: an empty collection stands for one that was left out.
+    Every group is there: an empty collection stands for one that was left out, None for an optional node.
+
+    Args:
+        config: as composed.
+        scalars: top-level keys that are values, with their types.
+        singles: groups that hold one node.
+        collections: groups that hold named nodes.
+        optional: those of ``singles`` that may be left out.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, or a combination that cannot run;
             the message names the key as the command line spells it, and the nearest right one.
     """
-    given: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    values = {**dict.fromkeys([*SCALARS, *SINGLES]), **{key: {} for key in COLLECTIONS}, **given}
+    try:
+        given: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value: give {error.full_key}=...") from error
+    values = {**dict.fromkeys([*scalars, *singles]), **{key: {} for key in collections}, **given}
     for key, value in values.items():
-        if key in SCALARS:
-            _check_value(key, value, SCALARS[key])
-        elif key in COLLECTIONS:
+        if key in scalars:
+            _check_value(key, value, scalars[key])
+        elif key in collections:
             for name, node in value.items():
                 _check_node(f"{key}.{name}", node, OFFERED.get(key, ()))
-        elif key in SINGLES:
-            _check_node(key, value, OFFERED.get(key, ()))
+        elif key in singles:
+            if value is not None or key not in optional:
+                _check_node(key, value, OFFERED.get(key, ()))
         else:
-            raise ConfigError(f"unknown key '{key}'{nearest(key, [*SCALARS, *COLLECTIONS, *SINGLES])}")
-    _check_trainer(values["trainer"])
+            raise ConfigError(f"unknown key '{key}'{nearest(key, [*scalars, *collections, *singles])}")
+    if "trainer" in singles:
+        _check_trainer(values["trainer"])
     return values
 
 
@@ -80,7 +107,10 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
         ConfigError: the target refused its values.
     """
     accepted = inspect.signature(_target(node["_target_"], "")).parameters
-    factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
+    # named nodes (the data sets of a transfer) are built here: Hydra would take data sets for configuration
+    collections = {key: {name: build(n) for name, n in value.items()} for key, value in node.items() if _nodes(value)}
+    given = {key: value for key, value in node.items() if key not in collections}
+    factory = functools.partial(hydra.utils.instantiate({**given, "_partial_": True}, _convert_="all"), **collections)
     if node.get("_partial_"):
         return factory
     try:
@@ -99,6 +129,13 @@ def _target(path: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_: '{path}' cannot be imported ({error})") from error
 
 
+def _nodes(value: Any) -> bool:
+    """Whether a value is a section of named nodes."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(node, Mapping) and "_target_" in node for node in value.values())
+
+
 def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{path} must be a group's name or a section with a _target_, not {node!r}")
@@ -114,6 +151,9 @@ def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
             raise ConfigError(f"unknown key '{path}.{key}'{nearest(key, free, f'{path}.')}")
         if isinstance(value, Mapping) and "_target_" in value:
             _check_node(f"{path}.{key}", value, ())
+        elif _nodes(value):
+            for name, inner in value.items():
+                _check_node(f"{path}.{key}.{name}", inner, ())
         elif key in hints:
             _check_value(f"{path}.{key}", value, hints[key])
     missing = [

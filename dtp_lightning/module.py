@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dtp_lightning.data.module import epoch_seed
+from dtp_lightning.data.module import Batch, epoch_seed
 from dtp_lightning.learners.base import Learner
 
 VALIDATION_SEED = 20_210_809  # the views of the validation loss are the same at every epoch
@@ -47,22 +47,24 @@ class PretrainModule(pl.LightningModule):
         """Draw this epoch's randomness from (seed, epoch)."""
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
 
-    def training_step(self, images: Tensor, batch_idx: int) -> None:
-        """One learner step on uint8 images (B, C, H, W); metrics leave the device only when they are logged."""
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One learner step; metrics leave the device only when they are logged."""
         log_now = self._is_logging_step()
-        metrics = self.learner.step(self.augment(images), update=self._counted_update, measure=log_now)
+        views = self.augment(batch.images)
+        metrics = self.learner.step(views, batch.labels, update=self._counted_update, measure=log_now)
         self.last_loss = metrics["loss"]
         if log_now:
             self.log_dict({f"train/{name}": value for name, value in metrics.items()})
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The objective on the validation images, on the same views at every epoch."""
-        devices = [images.device] if images.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        device = batch.images.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VALIDATION_SEED + batch_idx)
-            views = self.augment(images)
-        embeddings = self.learner.model(views.flatten(0, 1)).unflatten(0, (len(views), -1))
-        self.log("val/loss", self.learner.loss(*embeddings), batch_size=len(images))
+            views = self.augment(batch.images)
+        outputs = self.learner.model(views.flatten(0, 1))
+        loss = self.learner.objective(outputs, len(views), batch.labels)
+        self.log("val/loss", loss, batch_size=len(batch.images))
 
     def _counted_update(self) -> None:
         optimizers = self.optimizers()

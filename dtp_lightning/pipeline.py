@@ -7,7 +7,7 @@ import logging
 import random
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,21 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
-from dtp_lightning.config import build, checked
+from dtp_lightning.checkpoint import Checkpoint
+from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
-from dtp_lightning.data.module import ImageDataModule
+from dtp_lightning.data.module import ImageDataModule, fits_memory
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.evaluation import FrozenEncoder, Result
-from dtp_lightning.models import Network, freeze
+from dtp_lightning.evaluation import Evaluation
+from dtp_lightning.evaluation.judge import judge
+from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.report import plots, summary
+
+log = logging.getLogger(__name__)
 
 NAMED = ("learner", "loss", "model", "dataset")
 
@@ -43,7 +46,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         folder: run folder; exists.
 
     Returns:
-        What summary.json holds.
+        What summary.json holds; nothing in ``mode=views``.
 
     Raises:
         ConfigError: before any data is read, if a key or value does not fit or the folder holds a run.
@@ -54,31 +57,87 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     _claim(folder, values)
     _quieten()
     _seed(values["seed"])
-    data: ImageData = build(values["dataset"])
-    module, untrained = _assemble(values, data)
+    parts = _assemble(values, names)
+    if values["mode"] == "views":
+        _draw_views(parts, folder)
+        print(f"views drawn to {folder / 'plots' / 'views.png'}", flush=True)
+        return {}
     loggers = [
         tracking.metrics_csv(folder),
         *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
     ]
     failed = True
     try:
-        trainer, cost = _fit(values, module, data, loggers, folder)
-        encoders = {"": module.learner.model, summary.RANDOM: untrained}
-        found = {
-            **names,
-            "seed": values["seed"],
-            "epochs": trainer.current_epoch,
-            **_evaluate(values, encoders, data, module.augment, folder, trainer.strategy.root_device),
-            **cost.summary(),
-            "git_commit": summary.git_commit(),
-            "versions": summary.versions(),
-        }
-        _finish(found, loggers, folder, step=module.global_step)
+        trainer, cost = _fit(values, parts, loggers, folder)
+        trained, device = parts.module.learner.model, trainer.strategy.root_device
+        judged = judge(
+            parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
+        )
+        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, **judged, **cost.summary()}
+        found |= summary.provenance()
+        _finish(found, loggers, folder, step=parts.module.global_step)
         failed = False
     finally:
         tracking.close(loggers, failed=failed)
     print(summary.closing_table(found, folder), flush=True)
     return found
+
+
+def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Path) -> dict[str, Any]:
+    """Evaluate the encoder in a checkpoint on any data set; leave a summary.json that reports read like a run's.
+
+    Args:
+        cfg: composed from conf/evaluate.yaml.
+        choices: Hydra's ``runtime.choices``.
+        folder: for the summary and figures; exists.
+        cwd: what a relative ``checkpoint`` is relative to.
+
+    Returns:
+        What summary.json holds: that of the run, with ``evaluated_on`` and ``checkpoint``, without ``fit/...``.
+
+    Raises:
+        ConfigError, DataError: a key, the checkpoint or the data set is wrong.
+    """
+    values = checked(cfg, EVALUATE_SCALARS, ("dataset",), ("evaluation",), optional=("dataset",))
+    _quieten()
+    path = cwd / Path(values["checkpoint"]).expanduser()
+    stored = Checkpoint.read(path)
+    _claim(folder, values)
+    seed = stored.config["seed"]
+    data: ImageData = build(values["dataset"] or stored.config["dataset"]).like(stored.images)
+    _seed(seed)  # the untrained network is the one that this run began with
+    supervised = getattr(build(stored.config["loss"]), "supervised", False)
+    network: Network = build(
+        stored.config["model"], images=stored.images, classes=len(stored.classes) if supervised else None
+    )
+    untrained = copy.deepcopy(network)
+    stored.load_into(network)
+    augment = build(stored.config["augment"], images=stored.images)
+    evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
+    evaluations = usable(evaluations, data, default=True)
+    device = _device(values["accelerator"])
+    judged = judge(evaluations, network, untrained, data, seed, device, folder / "plots")
+    found = {
+        **stored.names,
+        "seed": seed,
+        "epochs": stored.epochs,
+        "evaluated_on": choices["dataset"] if values["dataset"] else stored.names["dataset"],
+        "checkpoint": str(path),
+        "settings": summary.settings_of(path.parent.parent),
+        **judged,
+        **summary.provenance(),
+    }
+    summary.write_summary(found, folder / "summary.json")
+    print(summary.closing_table(found, folder), flush=True)
+    return found
+
+
+def _device(accelerator: str) -> torch.device:
+    try:
+        device = pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _claim(folder: Path, values: Mapping[str, Any]) -> None:
@@ -90,32 +149,88 @@ def _claim(folder: Path, values: Mapping[str, Any]) -> None:
         raise ConfigError(f"{folder} holds a run already: choose another folder by hydra.run.dir=...") from error
 
 
-def _assemble(values: Mapping[str, Any], data: ImageData) -> tuple[PretrainModule, Network]:
-    """The module, and a copy of its network as it is before any training."""
-    network: Network = build(values["model"], images=data.spec)
+@dataclass
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        data: images.
+        module: learner and views.
+        untrained: a copy of the learner's network as it is before any training.
+        evaluations: built before training, so that what they lack is known before an hour is lost.
+    """
+
+    data: ImageData
+    module: PretrainModule
+    untrained: Network
+    evaluations: dict[str, Evaluation]
+
+
+def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
+    data: ImageData = build(values["dataset"])
+    loss = build(values["loss"])
+    supervised = getattr(loss, "supervised", False)
+    if fits_memory(data.pretraining(supervised), values["loading"]):
+        data = data.in_memory()
+    network: Network = build(values["model"], images=data.spec, classes=len(data.classes) if supervised else None)
     untrained = copy.deepcopy(network)
-    learner = build(values["learner"], model=network, loss=build(values["loss"]))
+    learner = build(values["learner"], model=network, loss=loss)
     augment = build(values["augment"], images=data.spec)
-    kept = {"config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
-    return PretrainModule(learner, augment, values["seed"], kept), untrained
+    if augment.views < 2 and not supervised:
+        raise ConfigError(f"loss={names['loss']} compares two views, and these augmentations give one: choose another")
+    evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
+    kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
+    module = PretrainModule(learner, augment, values["seed"], kept)
+    return Parts(data, module, untrained, usable(evaluations, data, default=True))
 
 
 def _fit(
-    values: Mapping[str, Any], module: PretrainModule, data: ImageData, loggers: list[Logger], folder: Path
+    values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path
 ) -> tuple[pl.Trainer, Cost]:
     """Train; returns the trainer and what it cost."""
+    data, module = parts.data, parts.module
     cost = Cost()
     checkpoint = ModelCheckpoint(
         folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
-    extra = [build(node, data=data, augment=module.augment, folder=folder) for node in values["callbacks"].values()]
-    trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra])
-    batches = ImageDataModule(data, values["batch_size"], values["seed"])
-    some = data.train.images[:: max(1, len(data.train) // 10)][:10]
-    plots.plot_views(some, module.augment(some), folder / "plots" / "views.png")
+    built = {
+        name: build(node, data=data, augment=module.augment, folder=folder)
+        for name, node in values["callbacks"].items()
+    }
+    extra = usable(built, data, default=False)
+    trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra.values()])
+    supervised = getattr(module.learner.loss, "supervised", False)
+    batches = ImageDataModule(
+        data, values["batch_size"], values["seed"],
+        supervised=supervised, loading=values["loading"], workers=values["workers"],
+    )  # fmt: skip
+    _draw_views(parts, folder)
     trainer.fit(module, batches)
     return trainer, cost
+
+
+def usable(parts: Mapping[str, Any], data: ImageData, *, default: bool) -> dict[str, Any]:
+    """Those that can work on this data: what reads labels is left out, with a warning, where there are none.
+
+    Args:
+        parts: name -> evaluation or callback; its ``needs_labels`` says whether it reads labels.
+        data: what they would read.
+        default: for those that do not say.
+    """
+    needing = [name for name, part in parts.items() if getattr(part, "needs_labels", default)]
+    if data.classes or not needing:
+        return dict(parts)
+    log.warning("these images have no labels: %s left out", ", ".join(needing))
+    return {name: part for name, part in parts.items() if name not in needing}
+
+
+def _draw_views(parts: Parts, folder: Path) -> None:
+    """Ten images above their views."""
+    images = parts.data.pretraining().images
+    some = images[:: max(1, len(images) // 10)][:10]
+    with torch.random.fork_rng([]):
+        plots.plot_views(some, parts.module.augment(some), folder / "plots" / "views.png")
 
 
 def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -130,38 +245,6 @@ def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callb
     if trainer.world_size > 1:  # local gradients are not averaged between processes: they would drift apart in silence
         raise ConfigError(f"trainer.devices={node['devices']}: training runs on one device; set trainer.devices=1")
     return trainer
-
-
-def _evaluate(
-    values: Mapping[str, Any],
-    networks: Mapping[str, Network],
-    data: ImageData,
-    augment: nn.Module,
-    folder: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    """Every evaluation on the trained and on the untrained encoder; the keys begin with the encoder's prefix."""
-    metrics: dict[str, float] = {}
-    encoders = {p: FrozenEncoder(freeze(n).to(device), data, values["seed"]) for p, n in networks.items()}
-    for name, node in values["evaluation"].items():
-        evaluate = build(node, augment=augment)
-        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
-        for prefix, result in results.items():
-            metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-        _draw(name, results, data, folder / "plots")
-    return metrics
-
-
-def _draw(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
-    """The figures that an evaluation's results ask for."""
-    trained = results[""]
-    if trained.test_predictions is not None:
-        title = f"{name}, test accuracy {100 * trained.metrics['test_acc']:.1f} %"
-        path = folder / f"confusion_{name}.png"
-        plots.plot_confusion(data.test.labels, trained.test_predictions, data.classes, title, path)
-    if trained.histograms:
-        rows = {"random encoder": results[summary.RANDOM].histograms, "trained": trained.histograms}
-        plots.plot_histograms(rows, folder / f"{name}.png")
 
 
 def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:

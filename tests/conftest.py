@@ -40,8 +40,9 @@ def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Lear
     """The learner that a command line describes, on a network for ``images``."""
     values = checked(composed("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)[0])
     torch.manual_seed(seed)
-    model = build(values["model"], images=images)
-    return build(values["learner"], model=model, loss=build(values["loss"]))
+    loss = build(values["loss"])
+    model = build(values["model"], images=images, classes=3 if getattr(loss, "supervised", False) else None)
+    return build(values["learner"], model=model, loss=loss)
 
 
 @pytest.fixture

@@ -33,15 +33,21 @@ def test_contract(name: str, spec: ImageSpec) -> None:
     same = images(spec.channels, 1).repeat(4, 1, 1, 1)
     torch.manual_seed(0)
     views = augment(same)
-    assert views.shape == (2, 4, spec.channels, 16, 16)
+    assert views.shape == (augment.views, 4, spec.channels, 16, 16)
     assert views.dtype == torch.float32
     assert views.min() >= 0 and views.max() <= 1 + 1e-6
     untouched = 3 if name == "paper" and spec is DIGITS else 0  # half of each view is left as it is
     distinct = len(views.flatten(0, 1).unique(dim=0))
-    assert distinct == 8 - untouched, "identical images must get draws of their own"
+    assert distinct == (1 if name == "clean" else 8 - untouched), "identical images must get draws of their own"
     torch.manual_seed(0)
     assert torch.equal(views, augment(same)), "the seed decides"
     assert augment(same[:1]).shape[1] == 1
+
+
+@pytest.mark.parametrize("name", ["thesis", "paper", "simclr"])
+def test_one_view_for_supervised_losses(name: str) -> None:
+    augment = build(checked(composed(f"augment={name}", "augment.views=1")[0])["augment"], images=COLOUR)
+    assert augment(images(3)).shape == (1, 4, 3, 16, 16)
 
 
 def test_nothing_happens_at_zero_strength() -> None:

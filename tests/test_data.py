@@ -15,7 +15,8 @@ from conftest import composed
 
 from dtp_lightning.config import build, checked
 from dtp_lightning.data import ImageData, Split, mnist5k, stratified, torchvision_images
-from dtp_lightning.data.module import BatchSampler, ImageDataModule, epoch_seed
+from dtp_lightning.data import module as data_module
+from dtp_lightning.data.module import BatchSampler, ImageDataModule, epoch_seed, fits_memory
 from dtp_lightning.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -101,6 +102,49 @@ def test_truncated_files_are_missing_data(tmp_path: Path) -> None:
         torchvision_images("MNIST", str(tmp_path), val_size=10, mirror_safe=False, download=False)
 
 
+class FakeSplits:
+    """What torchvision's data sets with ``split=`` look like: channels first, ``labels``, an unlabelled split."""
+
+    classes = ("none", "cat", "dog")
+
+    def __init__(self, root: str, split: str, kind: str = "", download: bool = False) -> None:
+        count = {"train": 6, "test": 4, "unlabeled": 8}[split]
+        self.data = np.arange(count * 3 * 4 * 4, dtype=np.uint8).reshape(count, 3, 4, 4)
+        self.labels = np.array([-1] * count if split == "unlabeled" else [1 + i % 2 for i in range(count)])
+        assert kind == "letters"
+
+
+def test_split_names_options_unlabelled_images_and_labels_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "FakeSplits", FakeSplits, raising=False)
+    data = torchvision_images(
+        "FakeSplits", ".", val_size=2, mirror_safe=True, options={"kind": "letters"}, unlabelled="unlabeled",
+        transposed=True,
+    )  # fmt: skip
+    assert data.classes == ("cat", "dog") and data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.train.images[0, 0, 1].tolist() == [1, 5, 9, 13], "rows and columns exchanged"
+    assert len(data.pretraining()) == 8 and data.pretraining().labels.tolist() == [-1] * 8
+    assert data.pretraining(supervised=True) is data.train
+
+
+def test_emnist_letters(tmp_path: Path) -> None:
+    """Real idx files, of images that say where they are."""
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 52), ("test", 26)):
+        images = np.zeros((count, 28, 28), dtype=np.uint8)
+        images[:, 3, 5] = 255
+        header = b"\0\0\x08\x03" + b"".join(int(n).to_bytes(4, "big") for n in images.shape)
+        (raw / f"emnist-letters-{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = np.array([1 + i % 26 for i in range(count)], dtype=np.uint8)
+        header = b"\0\0\x08\x01" + count.to_bytes(4, "big")
+        (raw / f"emnist-letters-{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    overrides = ("dataset=emnist_letters", f"dataset.root={tmp_path}", "dataset.val_size=26")
+    data = build(checked(composed(*overrides)[0])["dataset"])
+    assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert data.train.labels.tolist() == list(range(26))
+    assert data.train.images[0, 0, 5, 3] == 255, "turned the right way"
+
+
 def test_unknown_torchvision_name() -> None:
     with pytest.raises(ConfigError, match="has no 'CIFAR11'"):
         torchvision_images("CIFAR11", ".", val_size=1, mirror_safe=True)
@@ -145,10 +189,34 @@ def test_module_serves_uint8_batches() -> None:
     split = Split(torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
     data = ImageData(split, split, split, ("only",), False)
     batches = list(ImageDataModule(data, batch_size=4, seed=0).train_dataloader())
-    assert [tuple(b.shape) for b in batches] == [(4, 1, 4, 4), (4, 1, 4, 4), (2, 1, 4, 4)]
-    assert batches[0].dtype == torch.uint8
+    assert [tuple(b.images.shape) for b in batches] == [(4, 1, 4, 4), (4, 1, 4, 4), (2, 1, 4, 4)]
+    assert batches[0].images.dtype == torch.uint8 and batches[0].labels.tolist() == [0] * 4
     with pytest.raises(ConfigError, match="batch_size=11 is larger than the 10 training images"):
         ImageDataModule(data, batch_size=11, seed=0)
+
+
+def test_streaming_serves_the_batches_that_memory_serves() -> None:
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    split = Split(images, torch.arange(10))
+    data = ImageData(split, split, split, tuple("0123456789"), False)
+    served = {}
+    for loading in ("memory", "stream"):
+        module = ImageDataModule(data, batch_size=4, seed=0, loading=loading, workers=2)
+        assert module.stream == (loading == "stream")
+        torch.manual_seed(3)
+        served[loading] = [(b.images[:, 0, 0, 0].tolist(), b.labels.tolist()) for b in module.train_dataloader()]
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(3)))
+    assert served["memory"] == served["stream"]
+    assert all(pixels == labels for pixels, labels in served["memory"])
+
+
+def test_size_decides_where_images_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(torch.zeros(10, 1, 4, 4, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    assert split.bytes == 160
+    assert fits_memory(split, "auto")
+    monkeypatch.setattr(data_module, "MEMORY_LIMIT", 159)
+    assert not fits_memory(split, "auto")
+    assert fits_memory(split, "memory") and not fits_memory(split, "stream")
 
 
 def test_missing_mlxtend_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,9 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def test_two_steps_with_every_loss(name: str, loss: str, views: Tensor) -> None:
     learner = learner_of(f"learner={name}", f"loss={loss}")
     before = copy.deepcopy(learner.model.state_dict())
-    for short_batch in (views, views[:, :3]):
-        metrics = learner.step(short_batch)
+    labels = torch.tensor([0, 1, 2, 1])
+    for size in (4, 3):
+        metrics = learner.step(views[:, :size], labels[:size])
         assert metrics["loss"].ndim == 0
         assert all(torch.isfinite(value) and not value.requires_grad for value in metrics.values())
     after = learner.model.state_dict()
@@ -185,6 +186,23 @@ def test_dtp_with_transposed_feedback_on_a_linear_network_is_backprop(loss: nn.M
     for ours, exact in zip(forward_gradients(dtp), forward_gradients(bp), strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
         assert exact.norm() > 1e-6
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("loss", ["cross_entropy", "multiclass_hinge"])
+def test_supervised_controls_learn_from_one_view(name: str, loss: str, views: Tensor) -> None:
+    learner = learner_of(f"learner={name}", f"loss={loss}", "learner.forward_optimizer.lr=3e-3")
+    labels = torch.tensor([0, 1, 2, 1])
+    losses = [learner.step(views[:1], labels)["loss"].item() for _ in range(60)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_both_views_get_their_image_s_label(views: Tensor) -> None:
+    learner = learner_of("learner=bp", "loss=cross_entropy")
+    logits = learner.model(views.flatten(0, 1))
+    labels = torch.tensor([0, 1, 2, 1])
+    per_view = [torch.nn.functional.cross_entropy(half, labels) for half in logits.chunk(2)]
+    torch.testing.assert_close(learner.objective(logits, 2, labels), sum(per_view) / 2)
 
 
 def test_bp_is_autograd(views: Tensor) -> None:

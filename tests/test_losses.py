@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dtp_lightning.config import build, checked
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.losses import ContrastiveHinge, L1Margin, PositiveOnly, l1
+from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, l1
 
-LOSSES = options("loss")
+LOSSES = [name for name in options("loss") if name not in ("cross_entropy", "multiclass_hinge")]
 FORMS = [
     {"pairs": pairs, "reduction": reduction} for pairs in ("all", "cross") for reduction in ("active", "mean", "sum")
 ]
@@ -163,6 +163,15 @@ def test_gradient_block_teaches_view_one_only() -> None:
     ContrastiveHinge(gradient_block=True)(z0, z1).backward()
     assert (z0.grad == 0).all()
     assert z1.grad.abs().sum() > 0
+
+
+def test_multiclass_hinge_teaches_each_unit_by_itself_and_its_label() -> None:
+    logits = torch.tensor([[0.5, -2.0, 0.3], [2.0, 0.0, -0.5]], requires_grad=True)
+    loss = MulticlassHinge()(logits, torch.tensor([0, 1]))
+    # image 0: right 1 - 0.5; wrong (0 + 1.3)/2. image 1: right 1 - 0; wrong (3 + 0.5)/2
+    torch.testing.assert_close(loss, torch.tensor((0.5 + 0.65 + 1.0 + 1.75) / 2))
+    loss.backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.5, 0, 0.25], [0.25, -0.5, 0.25]]))
 
 
 def test_few_negatives_need_the_papers_form() -> None:

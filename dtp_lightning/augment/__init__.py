@@ -1,6 +1,7 @@
 """Augmentations: uint8 images (B, C, H, W) to views (V, B, C, H, W) in [0, 1], batched, an own draw for every image."""
 
+from dtp_lightning.augment.clean import CleanView
 from dtp_lightning.augment.simclr import SimCLRViews
 from dtp_lightning.augment.views import AffineColourViews
 
-__all__ = ["AffineColourViews", "SimCLRViews"]
+__all__ = ["AffineColourViews", "CleanView", "SimCLRViews"]

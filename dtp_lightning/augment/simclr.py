@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -30,9 +31,8 @@ class SimCLRViews(nn.Module):
         grey: probability of dropping colour.
         blur: probability of Gaussian blur (0.5 on ImageNet; 0 on CIFAR-10, as in the paper's appendix B.9).
         sigma: range of the blur's standard deviation, in pixels.
+        views: 2 for contrastive losses; supervised ones can do with 1.
     """
-
-    views = 2
 
     def __init__(
         self,
@@ -45,8 +45,10 @@ class SimCLRViews(nn.Module):
         grey: Probability = 0.2,
         blur: Probability = 0.0,
         sigma: Sequence[PositiveFloat] = (0.1, 2.0),
+        views: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()
+        self.views = views
         for name, (low, high) in (("scale", scale), ("ratio", ratio), ("sigma", sigma)):
             if low > high:
                 raise ValueError(f"{name} must be given as [low, high], not {[low, high]}")
@@ -58,7 +60,7 @@ class SimCLRViews(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, C, H, W) -> views (2, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
         x = images.repeat(self.views, 1, 1, 1).float() / 255
         x = random_resized_crop(x, self.scale, self.ratio)
         if self.flip:

@@ -1,4 +1,4 @@
-"""Two independently deformed views of every image of a batch."""
+"""Independently deformed views of every image of a batch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class AffineColourViews(nn.Module):
         hue: half-range of the hue shift, in turns.
         padding: what lies beyond the image: its border, or zeros.
         deformed: share of each view's images that is warped; the others only flip and change colour.
+        views: 2 for contrastive losses; supervised ones can do with 1.
     """
-
-    views = 2
 
     def __init__(
         self,
@@ -43,8 +42,10 @@ class AffineColourViews(nn.Module):
         hue: NonNegativeFloat = 0.1,
         padding: Literal["border", "zeros"] = "border",
         deformed: Probability = 1.0,
+        views: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()
+        self.views = views
         self.padding = padding
         self.deformed = deformed
         self.affine = affine
@@ -54,7 +55,7 @@ class AffineColourViews(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, C, H, W) -> views (2, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
         x = images.repeat(self.views, 1, 1, 1).float() / 255
         x = self._warp(x, len(images))
         if self.flip:

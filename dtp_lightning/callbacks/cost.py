@@ -42,7 +42,7 @@ class Cost(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images; stop the clock after the last batch, before validation."""
-        self.images += len(batch)
+        self.images += len(batch.images)
         if trainer.is_last_batch:
             self._stop()
 

@@ -23,6 +23,8 @@ class OnlineKNN(pl.Callback):
         bank_size, val_size: at most so many images of each, evenly spaced.
     """
 
+    needs_labels = True
+
     def __init__(
         self,
         data: ImageData,

@@ -33,7 +33,7 @@ class ProgressBar(TQDMProgressBar):
     ) -> None:
         """Count the batch that begins."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._seen += len(batch)
+        self._seen += len(batch.images)
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule

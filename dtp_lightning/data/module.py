@@ -1,29 +1,41 @@
-"""Batches of a small data set that lives as one uint8 tensor on the training device."""
+"""Batches: of a data set that lives as one uint8 tensor on the training device, or of one that streams through workers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.images import ImageData, Images, Split
 from dtp_lightning.errors import ConfigError
 
+Loading = Literal["auto", "memory", "stream"]
+MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts on the device
 
-class TensorImages(Dataset):
+
+class Batch(NamedTuple):
+    """uint8 images (B, C, H, W) and labels int64 (B,), -1 where there is none."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class BatchesOf(Dataset):
     """Indexed by a whole batch of positions at once: one gather, no Python loop over images."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Images, labels: Tensor) -> None:
         self.images = images
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.images[index]
+    def __getitem__(self, index: Tensor) -> Batch:
+        return Batch(self.images[index], self.labels[index])
 
 
 class BatchSampler(Sampler):
@@ -66,36 +78,69 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch) % 2**63
 
 
+def fits_memory(split: Split, loading: Loading) -> bool:
+    """Whether these images shall live as one tensor on the device: chosen by their size, unless it is said."""
+    return loading == "memory" or (loading == "auto" and split.bytes <= MEMORY_LIMIT)
+
+
 class ImageDataModule(pl.LightningDataModule):
-    """Unlabelled uint8 batches (B, C, H, W) for pre-training and for its validation loss.
+    """Batches for pre-training and for its validation loss.
 
     Args:
-        data: train and val are used; labels and test are left to the evaluation.
-        batch_size: images a batch (each becomes two views).
+        data: ``pretraining`` and ``val`` are used; test is left to the evaluation.
+        batch_size: images a batch (each becomes one or two views).
         seed: of the shuffling.
+        supervised: whether the loss is told the labels.
+        loading: ``memory`` puts the images on the training device as one tensor; ``stream`` leaves them where they
+            are and reads batches in workers; ``auto`` takes memory up to 2 GiB. The batches are the same.
+        workers: processes that read batches when streaming; 0 reads in this one.
 
     Raises:
         ConfigError: the batch is larger than the data.
     """
 
-    def __init__(self, data: ImageData, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        seed: int,
+        *,
+        supervised: bool = False,
+        loading: Loading = "auto",
+        workers: int = 2,
+    ) -> None:
         super().__init__()
-        if batch_size > len(data.train):
+        self.train, self.val = data.pretraining(supervised), data.val
+        if batch_size > len(self.train):
             raise ConfigError(
-                f"batch_size={batch_size} is larger than the {len(data.train)} training images: choose a smaller one"
+                f"batch_size={batch_size} is larger than the {len(self.train)} training images: choose a smaller one"
             )
-        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.stream = not fits_memory(self.train, loading)
 
-    def _loader(self, images: Tensor, *, shuffle: bool) -> DataLoader:
+    def _loader(self, split: Split, *, shuffle: bool) -> DataLoader:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        images = images.to(device)
-        sampler = BatchSampler(len(images), self.batch_size, shuffle=shuffle, seed=self.seed, device=device)
-        return DataLoader(TensorImages(images), sampler=sampler, batch_size=None)
+        on_gpu = device.type == "cuda"
+        if self.stream:
+            device = torch.device("cpu")
+        else:
+            split = Split(split.images[:].to(device), split.labels.to(device))
+        sampler = BatchSampler(len(split), self.batch_size, shuffle=shuffle, seed=self.seed, device=device)
+        workers = self.workers if self.stream else 0
+        return DataLoader(
+            BatchesOf(split.images, split.labels),
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.stream and on_gpu,
+            generator=torch.Generator(),  # a loader draws a number for its workers: not from the run's own stream
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew each epoch."""
-        return self._loader(self.data.train.images, shuffle=True)
+        return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         """In order."""
-        return self._loader(self.data.val.images, shuffle=False)
+        return self._loader(self.val, shuffle=False)

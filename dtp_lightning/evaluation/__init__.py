@@ -3,8 +3,10 @@
 from dtp_lightning.evaluation.distances import Distances
 from dtp_lightning.evaluation.frozen import Evaluation, FeatureSplit, FrozenEncoder, Result, accuracy
 from dtp_lightning.evaluation.knn import NearestNeighbours
+from dtp_lightning.evaluation.layerwise import Layerwise
 from dtp_lightning.evaluation.linear import FewLabels, LinearProbe
 from dtp_lightning.evaluation.linear_thesis import ThesisLinearProbe
+from dtp_lightning.evaluation.transfer import Transfer
 
 __all__ = [
     "Distances",
@@ -12,9 +14,11 @@ __all__ = [
     "FeatureSplit",
     "FewLabels",
     "FrozenEncoder",
+    "Layerwise",
     "LinearProbe",
     "NearestNeighbours",
     "Result",
     "ThesisLinearProbe",
+    "Transfer",
     "accuracy",
 ]

@@ -29,6 +29,8 @@ class Distances:
         pos_margin, neg_margin: the hinge's, for the shares beyond them.
     """
 
+    needs_labels = False
+
     def __init__(
         self,
         augment: nn.Module,

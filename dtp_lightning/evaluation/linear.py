@@ -121,14 +121,14 @@ class FewLabels:
     C is chosen on the whole validation split, so the figure is for few *training* labels.
 
     Args:
-        per_class: labelled images a class.
+        per_class: numbers of labelled images a class; those that a class does not have are left out with a warning.
         draws: independent draws of them.
         strengths, max_iter: see :class:`LinearProbe`.
     """
 
     def __init__(
         self,
-        per_class: PositiveInt = 10,
+        per_class: Sequence[PositiveInt] = (1, 10, 100),
         draws: PositiveInt = 5,
         strengths: Sequence[PositiveFloat] = STRENGTHS,
         max_iter: PositiveInt = 2000,
@@ -139,26 +139,31 @@ class FewLabels:
         self.max_iter = max_iter
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """Means over draws of ``val_acc`` and ``test_acc``, and ``test_std`` over draws.
+        """For each number n, means over draws of ``<n>/val_acc`` and ``<n>/test_acc``, and ``<n>/test_std``.
 
         Raises:
-            DataError: a class has fewer labelled images than ``per_class``.
+            DataError: every class number in ``per_class`` is larger than the smallest class.
         """
+        smallest = int(encoder.train.y.bincount().min())
+        if missing := [n for n in self.per_class if n > smallest]:
+            message = f"few labels: the smallest class has {smallest} images, fewer than {missing}"
+            if len(missing) == len(self.per_class):
+                raise DataError(f"{message}; lower evaluation.few_labels.per_class")
+            log.warning("%s: left out", message)
+        metrics: dict[str, float] = {}
+        for n in self.per_class:
+            if n <= smallest:
+                metrics |= {f"{n}/{name}": value for name, value in self._mean_over_draws(encoder, n).items()}
+        return Result(metrics)
+
+    def _mean_over_draws(self, encoder: FrozenEncoder, per_class: int) -> dict[str, float]:
         val, test = [], []
         for draw in range(self.draws):
-            chosen = self._draw(encoder.train.y, encoder.seed * 1000 + draw)
+            (chosen,) = stratified(encoder.train.y, [per_class], encoder.seed * 1000 + draw)
             few = FeatureSplit(encoder.train.x[chosen], encoder.train.y[chosen])
             probe = fit_probe(few, encoder.val, self.strengths, self.max_iter)
             val.append(probe.val_acc)
             test.append(accuracy(probe.predict(encoder.test.x), encoder.test.y))
         accuracies = torch.tensor([val, test], dtype=torch.float64)
         spread = accuracies[1].std().item() if self.draws > 1 else 0.0
-        return Result(
-            {"val_acc": accuracies[0].mean().item(), "test_acc": accuracies[1].mean().item(), "test_std": spread}
-        )
-
-    def _draw(self, labels: Tensor, seed: int) -> Tensor:
-        try:
-            return stratified(labels, [self.per_class], seed)[0]
-        except ValueError as error:
-            raise DataError(f"few labels: {error}; lower evaluation.few_labels.per_class") from error
+        return {"val_acc": accuracies[0].mean().item(), "test_acc": accuracies[1].mean().item(), "test_std": spread}

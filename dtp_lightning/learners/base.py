@@ -68,7 +68,8 @@ class Learner(nn.Module, ABC):
 
     Args:
         model: stages and head.
-        loss: objective, called with one (B, D) embedding tensor a view, returns a scalar.
+        loss: objective, returns a scalar; called with one (B, D) embedding tensor a view, or, where its
+            ``supervised`` is true, with logits (V * B, K) and labels (V * B,).
         forward_optimizer: called with one parameter group a stage and one for the head.
     """
 
@@ -102,11 +103,19 @@ class Learner(nn.Module, ABC):
             Scalars to log, detached.
         """
 
-    def step(self, views: Tensor, *, update: Callable[[], object] | None = None, measure: bool = True) -> Metrics:
+    def step(
+        self,
+        views: Tensor,
+        labels: Tensor | None = None,
+        *,
+        update: Callable[[], object] | None = None,
+        measure: bool = True,
+    ) -> Metrics:
         """Learn from one batch.
 
         Args:
             views: (V, B, C, H, W) in [0, 1]; V = 2 for the contrastive objectives.
+            labels: (B,) class numbers, for a supervised control alone.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
             measure: False leaves out what only a log needs; ``loss`` is always there.
 
@@ -114,7 +123,7 @@ class Learner(nn.Module, ABC):
             ``loss`` and the rule's own scalars, detached.
         """
         traces = self.trace(views.flatten(0, 1))
-        loss, top = self.teach_head(traces[-1].h, len(views))
+        loss, top = self.teach_head(traces[-1].h, len(views), labels)
         metrics = self.teach(traces, top, measure=measure)
         (update or self.forward_optimizer.step)()
         return {"loss": loss, **metrics}
@@ -130,15 +139,21 @@ class Learner(nn.Module, ABC):
             h = y
         return traces
 
-    def teach_head(self, h: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    def objective(self, outputs: Tensor, views: int, labels: Tensor | None = None) -> Tensor:
+        """The loss of the head's outputs (V * B, D), view after view; scalar."""
+        if getattr(self.loss, "supervised", False):
+            assert labels is not None, "a supervised objective is told the labels"
+            return self.loss(outputs, labels.repeat(views))
+        return self.loss(*outputs.unflatten(0, (views, -1)))
+
+    def teach_head(self, h: Tensor, views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Gradient of the objective for the head's weights (written) and for h_L (returned after the loss).
 
         The head follows the objective directly under every rule, as Lee et al. (2015) take the penultimate
         layer's target from one layer of gradient.
         """
         h = h.requires_grad_(True)
-        embeddings = self.model.head(h)
-        loss = self.loss(*embeddings.unflatten(0, (views, -1)))
+        loss = self.objective(self.model.head(h), views, labels)
         parameters = list(self.model.head.parameters())
         *gradients, top = torch.autograd.grad(loss, [*parameters, h])
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sum_of_signs
+from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sums_of_signs
 
 
 class ContrastiveHinge(L1Objective):
@@ -58,7 +58,7 @@ class ContrastiveHinge(L1Objective):
         self.diagonals = diagonals
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`L1Objective`; the negatives' part needs one pass over pairs, its error a second one."""
+        """See :class:`L1Objective`; all pairs are met once, block by block."""
         difference = z0 - z1
         excess = difference.abs().sum(1) - self.pos_margin
         pull = difference.sign() * (excess > 0)[:, None]
@@ -67,10 +67,11 @@ class ContrastiveHinge(L1Objective):
         if self.diagonals is not None:
             pushed, p0, p1 = self._few(z0, z1, self.diagonals)
         elif self.pairs == "all":
-            pushed, push = self._all_pairs(torch.cat([z0, z1]), error)
-            p0, p1 = push.chunk(2)
+            z = torch.cat([z0, z1])
+            pushed, anchors, others = self._negatives(z, z, len(z0), error)
+            p0, p1 = (anchors + others).chunk(2)
         else:
-            pushed, p0, p1 = self._cross_pairs(z0, z1, error)
+            pushed, p0, p1 = self._negatives(z0, z1, len(z0), error)
         return value + pushed, torch.zeros_like(e0) if self.gradient_block else e0 + p0, e1 + p1
 
     def _positive_weight(self, batch: int) -> float:
@@ -79,44 +80,35 @@ class ContrastiveHinge(L1Objective):
             return 1 / batch
         return 2.0 if self.pairs == "all" else 1.0
 
-    def _all_pairs(self, z: Tensor, error: bool) -> tuple[Tensor, Tensor]:
-        """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D)."""
-        value, active, share = self._negatives(z, z, len(z) // 2)
-        push = torch.zeros_like(z)
-        if error:
-            for rows in row_blocks(len(z), len(z)):
-                # pair (i, j) is met from both ends, and the gate is symmetric
-                push[rows] = -sum_of_signs(z[rows], z, active[rows] * (share[rows, None] + share))
-        return value, push
-
-    def _cross_pairs(self, z0: Tensor, z1: Tensor, error: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Negatives between the views: value, error signals of both."""
-        value, active, share = self._negatives(z0, z1, len(z0))
-        p0, p1 = torch.zeros_like(z0), torch.zeros_like(z1)
-        if error:
-            for rows in row_blocks(len(z0), len(z1)):
-                p0[rows] = -sum_of_signs(z0[rows], z1, active[rows] * share[rows, None])
-                p1[rows] = -sum_of_signs(z1[rows], z0, active[:, rows].T * share)
-        return value, p0, p1
-
-    def _negatives(self, anchors: Tensor, others: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Value of the negatives, which of them are active (M, N) bool, and what one of each anchor counts (M,)."""
+    def _negatives(
+        self, anchors: Tensor, others: Tensor, batch: int, error: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Value of the negatives and its error signals at the anchors (M, D) and at the others (N, D)."""
         columns = torch.arange(len(others), device=others.device)
-        active = torch.empty(len(anchors), len(others), dtype=torch.bool, device=others.device)
-        sums = anchors.new_empty(len(anchors))
-        for rows in row_blocks(len(anchors), len(others)):
-            inside = torch.relu(self.neg_margin - torch.cdist(anchors[rows], others, p=1))
+        pairs = max(1, len(anchors) * (len(others) - len(others) // batch))
+        value = anchors.new_zeros(())
+        at_anchors, at_others = torch.zeros_like(anchors), torch.zeros_like(others)
+
+        def weights(distances: Tensor) -> Tensor:
+            """dL/d(distance) of a block of rows; adds their value."""
+            inside = torch.relu(self.neg_margin - distances)
             inside.masked_fill_(same_image(batch, columns[rows], columns), 0)
-            active[rows] = inside > 0
-            sums[rows] = inside.sum(1)
-        if self.reduction == "sum":
-            share = torch.ones_like(sums)
-        elif self.reduction == "mean":
-            pairs = len(anchors) * (len(others) - len(others) // batch)
-            share = torch.full_like(sums, 1 / max(1, pairs))
-        else:
-            share = 1 / (active.sum(1).clamp(min=1) * len(anchors))
-        return (sums * share).sum(), active, share.to(sums.dtype)
+            active = inside > 0
+            if self.reduction == "active":
+                share = 1 / (active.sum(1, keepdim=True).clamp(min=1) * len(anchors)).to(inside.dtype)
+            else:
+                share = inside.new_tensor(1 / pairs if self.reduction == "mean" else 1.0)
+            value.add_((inside * share).sum())
+            return -share * active
+
+        for rows in row_blocks(len(anchors), len(others)):
+            if not error:
+                weights(torch.cdist(anchors[rows], others, p=1))
+                continue
+            here, there = sums_of_signs(anchors[rows], others, weights)
+            at_anchors[rows] += here
+            at_others += there
+        return value, at_anchors, at_others
 
     def _few(self, z0: Tensor, z1: Tensor, diagonals: int) -> tuple[Tensor, Tensor, Tensor]:
         """Negatives (i, i + k), k = 1..F-1, weighted 1/F: value, error signals of both views."""

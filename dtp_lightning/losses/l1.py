@@ -3,13 +3,13 @@
 The thesis' point is that these objectives have an error signal which a neural circuit could compute: sums of signs,
 gated by comparisons. So each of them *is* that signal here: ``value_and_error`` writes it down, and the backward
 pass uses it instead of autograd's. As a side effect nothing of size N^2 D is ever stored (a broadcast of 4,096
-views takes 4 GB), only one bit, as a bool, for every pair.
+views takes 4 GB), nor anything of size N^2: pairs are met block by block.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,20 +24,21 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def sum_of_signs(anchors: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-    """sum_j w_ij sign(a_i - b_j), with sign(0) = 0.
+def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """sum_j w_ij sign(a_i - b_j) for every anchor and sum_i w_ij sign(b_j - a_i) for every other, with sign(0) = 0.
 
     Args:
         anchors: a, (M, D).
         others: b, (N, D).
-        weights: w, (M, N).
+        weights: called with the l1 distances (M, N), returns w, (M, N), and may do with the distances what it likes.
 
     Returns:
-        (M, D).
+        (M, D) and (N, D).
     """
     with torch.enable_grad():  # the gradient of the l1 distance is the sign
-        a = anchors.detach().requires_grad_()
-        return torch.autograd.grad(torch.cdist(a, others.detach(), p=1), a, weights)[0]
+        a, b = anchors.detach().requires_grad_(), others.detach().requires_grad_()
+        distances = torch.cdist(a, b, p=1)
+        return torch.autograd.grad(distances, [a, b], weights(distances.detach()))
 
 
 def same_image(batch: int, rows: Tensor, columns: Tensor) -> Tensor:

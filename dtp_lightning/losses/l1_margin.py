@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtp_lightning.losses.hinge import ContrastiveHinge
-from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sum_of_signs
+from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sums_of_signs
 
 
 class L1Margin(L1Objective):
@@ -51,21 +51,27 @@ class L1Margin(L1Objective):
         near = z0 - z1
         reach = near.abs().sum(1).repeat(2) + self.margin  # a negative nearer than this is active
         index = torch.arange(len(z), device=z.device)
-        active = torch.empty(len(z), len(z), dtype=torch.bool, device=z.device)
-        total = z.new_zeros(())
-        for rows in row_blocks(len(z), len(z)):
-            inside = torch.relu(reach[rows, None] - torch.cdist(z[rows], z, p=1))
+        total, push = z.new_zeros(()), torch.zeros_like(z)
+        count = z.new_zeros(len(z))  # active triplets of each anchor
+
+        def weights(distances: Tensor) -> Tensor:
+            """Active triplets of a block of rows, each pushing its pair apart; adds their value and number."""
+            inside = torch.relu(reach[rows, None] - distances)
             inside.masked_fill_(same_image(batch, index[rows], index), 0)
-            active[rows] = inside > 0
-            total += inside.sum()
-        count = active.sum(1)
-        share = 1 / count.sum().clamp(min=1).to(z.dtype)
-        push = torch.zeros_like(z)
-        if error:
-            for rows in row_blocks(len(z), len(z)):
-                gates = active[rows].to(z.dtype) + active[:, rows].T  # j pushes i as its negative, and i pushes j
-                push[rows] = -share * sum_of_signs(z[rows], z, gates)
-        p0, p1 = push.chunk(2)
+            active = (inside > 0).to(z.dtype)
+            total.add_(inside.sum())
+            count[rows] = active.sum(1)
+            return -active
+
+        for rows in row_blocks(len(z), len(z)):
+            if not error:
+                weights(torch.cdist(z[rows], z, p=1))
+                continue
+            here, there = sums_of_signs(z[rows], z, weights)
+            push[rows] += here
+            push += there
+        share = 1 / count.sum().clamp(min=1)
+        p0, p1 = (share * push).chunk(2)
         # every active triplet of either view pulls the pair together
         pull = share * near.sign() * (count[:batch] + count[batch:])[:, None]
         return share * total, p0 + pull, p1 - pull

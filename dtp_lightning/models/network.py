@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.data.images import Images, ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models.stage import Stage, conv_stage
 
@@ -21,7 +21,7 @@ class Network(nn.Module):
 
     Args:
         stages: h_i = f_i(h_{i-1}), h_0 the normalised image.
-        head: projection head, takes h_L and returns the embedding z (N, D).
+        head: projection head, takes h_L and returns the embedding z (N, D), or a supervised control's logits.
         mean, std: subtracted from and divided into every pixel; 0.5, 0.5 maps [0, 1] to [-1, 1].
     """
 
@@ -38,11 +38,11 @@ class Network(nn.Module):
         """(N, C, H, W) in [0, 1] -> h_0, same shape, channels last (the layout that convolutions are fastest in)."""
         return images.to(memory_format=torch.channels_last).sub(self.mean).div_(self.std)
 
-    def activations(self, images: Tensor) -> list[Tensor]:
-        """[h_1, ..., h_L] of images (N, C, H, W) in [0, 1]."""
+    def activations(self, images: Tensor, up_to: int | None = None) -> list[Tensor]:
+        """[h_1, ..., h_L] of images (N, C, H, W) in [0, 1]; only the first ``up_to`` of them if it is given."""
         h = self.normalise(images)
         hs = []
-        for stage in self.stages:
+        for stage in self.stages[:up_to]:
             h = stage(h)
             hs.append(h)
         return hs
@@ -63,6 +63,7 @@ def conv_net(
     kernel_size: int = 3,
     pool: int = 2,
     embedding_dim: int = 64,
+    classes: int | None = None,
 ) -> Network:
     """Stages of convolution + max-pool + tanh under a linear + tanh head; the defaults are the thesis network.
 
@@ -73,6 +74,8 @@ def conv_net(
         channels: of each stage's output; one stage each.
         kernel_size, pool: of every stage, in pixels.
         embedding_dim: D, size of the embedding that the objective sees.
+        classes: for a supervised control: a linear head gives so many logits instead of an embedding. The stages
+            start from the same weights either way.
 
     Raises:
         ConfigError: the image is smaller than the poolings need.
@@ -88,7 +91,12 @@ def conv_net(
             f"images of {images.height} x {images.width} pixels are too small for {len(channels)} poolings by {pool}: "
             f"at least {pool ** len(channels)} x {pool ** len(channels)} is needed; shorten model.channels"
         )
-    head = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * height * width, embedding_dim), nn.Tanh())
+    features = channels[-1] * height * width
+    head = (
+        nn.Sequential(nn.Flatten(), nn.Linear(features, embedding_dim), nn.Tanh())
+        if classes is None
+        else nn.Sequential(nn.Flatten(), nn.Linear(features, classes))
+    )
     return Network(stages, head, mean=images.mean, std=images.std).to(memory_format=torch.channels_last)
 
 
@@ -98,8 +106,8 @@ def freeze(network: Network) -> Network:
 
 
 @torch.no_grad()
-def features_of(network: Network, images: Tensor, batch_size: int = 1000) -> Tensor:
+def features_of(network: Network, images: Images, batch_size: int = 1000) -> Tensor:
     """Features (N, F) on the CPU, in float32, of uint8 images (N, C, H, W), computed batch by batch."""
     device = next(network.parameters()).device
-    batches = images.split(batch_size)
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in batches])

@@ -14,18 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-AXES = ("dataset", "model", "loss", "learner", "epochs")
-NOT_A_SETTING = {*AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root"}
+from dtp_lightning.report.summary import AXES, settings_of
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """All summaries below these folders, each with the overrides that its command line gave (except the seed)."""
     runs = []
     for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
-        overrides = path.parent / ".hydra" / "overrides.yaml"
-        given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-        settings = sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING)
-        runs.append({**json.loads(path.read_text()), "settings": " ".join(settings)})
+        run = {"settings": settings_of(path.parent), **json.loads(path.read_text())}
+        if run.get("evaluated_on", run["dataset"]) != run["dataset"]:
+            run["settings"] = f"{run['settings']} on {run['evaluated_on']}".strip()
+        runs.append(run)
     return runs
 
 
@@ -36,15 +35,17 @@ def table(runs: Sequence[Mapping[str, Any]], split: str) -> str:
         runs: from :func:`read_runs`.
         split: ``test`` or ``val``.
     """
-    cells: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
-    for run in runs:
-        cells[tuple(str(run[axis]) for axis in (*AXES, "settings"))].append(run)
+    cells: dict[tuple, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for run in runs:  # a later evaluation of the same run adds to it
+        cell = cells[tuple(str(run[axis]) for axis in (*AXES, "settings"))]
+        cell[run["seed"]] = {**cell.get(run["seed"], {}), **run}
     ending = f"/{split}_acc"
     keys = dict.fromkeys(key for run in runs for key in run if key.endswith(ending))
     probes = [key.removesuffix(ending) for key in keys if not key.startswith("random_encoder/")]
     head = [*AXES, "settings", "n", *probes, "fit s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for names, members in cells.items():
+    for names, seeds in cells.items():
+        members = list(seeds.values())
         row = [*names, str(len(members)), *(_cell(members, f"{p}/{split}_acc", 100) for p in probes)]
         lines.append("| " + " | ".join([*row, _cell(members, "fit/seconds", 1)]) + " |")
     unique = {run["seed"]: run for run in runs}  # the untrained encoder depends on the seed alone

@@ -13,6 +13,8 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
+AXES = ("dataset", "model", "loss", "learner", "epochs")
+NOT_A_SETTING = {*AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers"}
 
 
 def git_commit() -> str:
@@ -39,6 +41,18 @@ def versions() -> str:
     return " ".join(found)
 
 
+def provenance() -> dict[str, str]:
+    """``git_commit`` and ``versions``: which code made these numbers."""
+    return {"git_commit": git_commit(), "versions": versions()}
+
+
+def settings_of(folder: Path) -> str:
+    """What a run's command line set beside group choices that have a column of their own (and the seed)."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
+    return " ".join(sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING))
+
+
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file."""
     partial = path.with_suffix(".json.partial")
@@ -52,6 +66,8 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
         key.removesuffix("/test_acc") for key in summary if key.endswith("/test_acc") and not key.startswith(RANDOM)
     ]
     title = "{learner} x {loss}, {model} on {dataset}, seed {seed}, epochs {epochs}".format(**summary)
+    if summary.get("evaluated_on", summary["dataset"]) != summary["dataset"]:
+        title += f"; evaluated on {summary['evaluated_on']}"
     lines = [title, ""]
     if evaluated:
         width = max(len("test accuracy, %"), *map(len, evaluated))
@@ -60,10 +76,11 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
             key = f"{name}/test_acc"
             lines.append(f"{name:<{width}}   {100 * summary[RANDOM + key]:6.2f}   {100 * summary[key]:7.2f}")
         lines.append("")
-    lines += [
-        f"fit {summary['fit/seconds']:.1f} s, {summary['fit/images_per_second']:.0f} images/s, "
-        f"peak memory {summary['fit/peak_memory_mib']:.0f} MiB",
-        f"run folder {folder}",
-    ]
+    if "fit/seconds" in summary:
+        lines.append(
+            f"fit {summary['fit/seconds']:.1f} s, {summary['fit/images_per_second']:.0f} images/s, "
+            f"peak memory {summary['fit/peak_memory_mib']:.0f} MiB"
+        )
+    lines.append(f"run folder {folder}")
     rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])

@@ -1,0 +1,59 @@
+"""All chosen evaluations on the trained and on the untrained encoder: numbers and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
+from dtp_lightning.models.network import Network, freeze
+from dtp_lightning.report import plots
+from dtp_lightning.report.summary import RANDOM
+
+
+def judge(
+    evaluations: Mapping[str, Evaluation],
+    trained: Network,
+    untrained: Network,
+    data: ImageData,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, float]:
+    """Run every evaluation on both encoders.
+
+    Args:
+        evaluations: name -> evaluation.
+        trained, untrained: the encoder, and the same network before its first step; frozen here.
+        data: labelled.
+        seed: of whatever an evaluation draws.
+        device: where features are computed.
+        folder: figures are written here.
+
+    Returns:
+        ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one.
+    """
+    networks = {"": trained, RANDOM: untrained}
+    encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
+    metrics: dict[str, float] = {}
+    for name, evaluate in evaluations.items():
+        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
+        for prefix, result in results.items():
+            metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
+        _draw(name, results, data, folder)
+    return metrics
+
+
+def _draw(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
+    """The figures that an evaluation's results ask for."""
+    trained = results[""]
+    if trained.test_predictions is not None:
+        title = f"{name}, test accuracy {100 * trained.metrics['test_acc']:.1f} %"
+        path = folder / f"confusion_{name}.png"
+        plots.plot_confusion(data.test.labels, trained.test_predictions, data.classes, title, path)
+    if trained.histograms:
+        rows = {"random encoder": results[RANDOM].histograms, "trained": trained.histograms}
+        plots.plot_histograms(rows, folder / f"{name}.png")

@@ -1,0 +1,59 @@
+"""A probe on every stage: where along the network does what the probe reads appear?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
+from dtp_lightning.models.network import Network
+
+
+class UpTo(nn.Module):
+    """The first stages of a network as an encoder of their own.
+
+    Args:
+        network: the whole.
+        stage: the last stage that is kept, counted from 1.
+        max_features: a larger map is averaged over the finest grid of equal cells that keeps below this.
+    """
+
+    def __init__(self, network: Network, stage: int, max_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = stage
+        self.max_features = max_features
+
+    def features(self, images: Tensor) -> Tensor:
+        """h_stage averaged over cells and flattened, (N, F), of images (N, C, H, W) in [0, 1]."""
+        h = self.network.activations(images, self.stage)[-1]
+        cells = max(1, int((self.max_features / h.shape[1]) ** 0.5))
+        height, width = (min(cells, side) for side in h.shape[-2:])
+        return F.adaptive_avg_pool2d(h, (height, width)).flatten(1)
+
+
+class Layerwise:
+    """The same probe on each stage, the early ones averaged over cells so that all read about as many features.
+
+    Args:
+        probe: an evaluation with ``val_acc`` and ``test_acc``.
+        max_features: features that a probe reads, at most.
+        train_images: at most so many training images for each probe, evenly spaced.
+    """
+
+    def __init__(self, probe: Evaluation, max_features: PositiveInt = 1024, train_images: PositiveInt = 10_000) -> None:
+        self.probe = probe
+        self.max_features = max_features
+        self.train_images = train_images
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``stage<i>/val_acc`` and ``stage<i>/test_acc`` for i = 1..L."""
+        data = replace(encoder.data, train=encoder.data.train.thinned(self.train_images))
+        metrics: dict[str, float] = {}
+        for i in range(1, len(encoder.network.stages) + 1):
+            found = self.probe(FrozenEncoder(UpTo(encoder.network, i, self.max_features), data, encoder.seed))
+            metrics |= {f"stage{i}/{name}": found.metrics[name] for name in ("val_acc", "test_acc")}
+        return Result(metrics)

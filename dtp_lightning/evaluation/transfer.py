@@ -1,0 +1,34 @@
+"""Linear evaluation on another data set than the encoder was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
+
+
+class Transfer:
+    """The same probe on other data sets than pre-training, their images in the size and channels of the encoder.
+
+    Args:
+        probe: an evaluation with ``val_acc`` and ``test_acc``.
+        to: name -> data set.
+    """
+
+    needs_labels = False  # of the pre-training data set
+
+    def __init__(self, probe: Evaluation, to: Mapping[str, ImageData]) -> None:
+        if not to:
+            raise ConfigError("transfer to which data set? add +dataset@evaluation.transfer.to.cifar10=cifar10")
+        self.probe = probe
+        self.to = to
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """``<name>/val_acc`` and ``<name>/test_acc`` for every data set."""
+        metrics: dict[str, float] = {}
+        for name, data in self.to.items():
+            found = self.probe(FrozenEncoder(encoder.network, data.like(encoder.data.spec), encoder.seed))
+            metrics |= {f"{name}/{key}": value for key, value in found.metrics.items()}
+        return Result(metrics)

@@ -1,0 +1,57 @@
+"""Supervised controls: ``forward(logits, labels)``. The network's head then gives class scores, not an embedding."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SupervisedLoss(nn.Module):
+    """What marks an objective that is told the classes."""
+
+    supervised: ClassVar[bool] = True
+
+
+class CrossEntropy(SupervisedLoss):
+    """L = mean_i ( log sum_c exp(u_ic) - u_{i,y_i} ).
+
+    Args:
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+    """
+
+    def __init__(self, label_smoothing: NonNegativeFloat = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits u (N, K) and labels y (N,) in 0..K-1."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+class MulticlassHinge(SupervisedLoss):
+    """One hinge a class: L = mean_i ( [m - u_{i,y_i}]+ + balance * sum_{c != y_i} [m + u_ic]+ ).
+
+    The error of an output unit is -1, 0 or +balance, and needs that unit and its label alone: no sum over the
+    others, as a softmax has. The supervised sibling of the contrastive hinge, after Amit (2019), Front. Comput.
+    Neurosci. 13:18.
+
+    Args:
+        margin: m.
+        balance: weight of the wrong classes; null is 1/(K - 1), so that both sides weigh the same.
+    """
+
+    def __init__(self, margin: PositiveFloat = 1.0, balance: NonNegativeFloat | None = None) -> None:
+        super().__init__()
+        self.margin = margin
+        self.balance = balance
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits u (N, K) and labels y (N,) in 0..K-1."""
+        balance = 1 / max(1, logits.shape[1] - 1) if self.balance is None else self.balance
+        right = F.one_hot(labels, logits.shape[1]).bool()
+        hinges = torch.relu(torch.where(right, self.margin - logits, balance * (self.margin + logits)))
+        return hinges.sum() / len(logits)
