@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
+from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.data.images import Images, ImageSpec
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models.stage import Stage, conv_stage
+from dtp_lightning.models.stage import Stage, activation_named, conv_stage
 
 
 class Network(nn.Module):
@@ -59,45 +62,65 @@ class Network(nn.Module):
 def conv_net(
     images: ImageSpec,
     *,
-    channels: Sequence[int] = (32, 64, 128, 256),
-    kernel_size: int = 3,
-    pool: int = 2,
-    embedding_dim: int = 64,
+    channels: Sequence[PositiveInt] = (32, 64, 128, 256),
+    kernel_size: PositiveInt = 3,
+    pool: PositiveInt | Sequence[PositiveInt] = 2,
+    activation: str | Sequence[str] = "Tanh",
+    embedding_dim: PositiveInt = 64,
+    head_activation: str = "Tanh",
+    bias: bool = True,
     classes: int | None = None,
 ) -> Network:
-    """Stages of convolution + max-pool + tanh under a linear + tanh head; the defaults are the thesis network.
+    """Stages of convolution + max-pool + activation under a linear head; the defaults are the thesis network.
 
     Source: thesis code (454,016 forward and 387,296 feedback parameters at 32 x 32 x 3).
 
     Args:
         images: size, channels and normalisation of what comes in.
         channels: of each stage's output; one stage each.
-        kernel_size, pool: of every stage, in pixels.
+        kernel_size: of every stage, in pixels.
+        pool: window and stride of the max-pool, in pixels; one for all stages, or one each (1 for none).
+        activation: a class of torch.nn, one for all stages or one each.
         embedding_dim: D, size of the embedding that the objective sees.
+        head_activation: of the head.
+        bias: whether stages and head have biases.
         classes: for a supervised control: a linear head gives so many logits instead of an embedding. The stages
             start from the same weights either way.
 
     Raises:
-        ConfigError: the image is smaller than the poolings need.
+        ConfigError: the image is smaller than the poolings need, or a list has not one entry a stage.
     """
+    pools, activations = _each("pool", pool, len(channels)), _each("activation", activation, len(channels))
     height, width = images.height, images.width
-    widths = [images.channels, *channels]
     stages = []
-    for i, (below, here) in enumerate(pairwise(widths)):
-        height, width = height // pool, width // pool
-        stages.append(conv_stage(below, here, kernel_size=kernel_size, pool=pool, feedback=i > 0))
+    for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
+        height, width = height // pools[i], width // pools[i]
+        stages.append(
+            conv_stage(
+                below, here, kernel_size=kernel_size, pool=pools[i], bias=bias, feedback=i > 0,
+                activation=activations[i], activation_below=activations[i - 1],
+            )  # fmt: skip
+        )
     if min(height, width) < 1:
         raise ConfigError(
-            f"images of {images.height} x {images.width} pixels are too small for {len(channels)} poolings by {pool}: "
-            f"at least {pool ** len(channels)} x {pool ** len(channels)} is needed; shorten model.channels"
+            f"images of {images.height} x {images.width} pixels are too small for poolings by {pools}: "
+            f"at least {prod(pools)} x {prod(pools)} is needed; shorten model.channels"
         )
     features = channels[-1] * height * width
-    head = (
-        nn.Sequential(nn.Flatten(), nn.Linear(features, embedding_dim), nn.Tanh())
-        if classes is None
-        else nn.Sequential(nn.Flatten(), nn.Linear(features, classes))
-    )
-    return Network(stages, head, mean=images.mean, std=images.std).to(memory_format=torch.channels_last)
+    head = [nn.Flatten(), nn.Linear(features, embedding_dim, bias=bias), activation_named(head_activation)()]
+    if classes is not None:
+        head = [nn.Flatten(), nn.Linear(features, classes)]
+    network = Network(stages, nn.Sequential(*head), mean=images.mean, std=images.std)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _each(name: str, value: Any, stages: int) -> list[Any]:
+    """One value a stage."""
+    if isinstance(value, int | str):
+        return [value] * stages
+    if len(value) != stages:
+        raise ConfigError(f"model.{name} has {len(value)} entries for {stages} stages: give one for all, or one each")
+    return list(value)
 
 
 def freeze(network: Network) -> Network:

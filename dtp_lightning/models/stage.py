@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,19 +50,42 @@ class Stage(nn.Module):
         return [] if self.feedback_map is None else list(self.feedback_map.parameters())
 
 
+def activation_named(name: str) -> type[nn.Module]:
+    """A class of torch.nn by its name, such as ``Tanh``, ``Hardtanh``, ``Identity``.
+
+    Raises:
+        ValueError: torch.nn has no such class.
+    """
+    kind = getattr(nn, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"torch.nn has no activation '{name}': write it as torch does, such as Tanh or Hardtanh")
+    return kind
+
+
 class ConvFeedback(nn.ConvTranspose2d):
-    """g(u) = tanh(strided transposed convolution of u), cropped to any size that pools to u's.
+    """g(u) = activation(strided transposed convolution of u), cropped to any size that pools to u's.
 
     For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis; odd
     sizes, which it never met, use the padding that lets every input pixel be reached.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, bias: see torch.nn.ConvTranspose2d.
+        activation: that of the stage below, so that targets have the range of what they are targets for.
     """
 
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, *, activation: str = "Tanh",
+        bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
+        self.activation = activation_named(activation)()
+
     def forward(self, u: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        """(N, C, H', W') -> (N, C_below, *size), values in (-1, 1)."""
+        """(N, C, H', W') -> (N, C_below, *size)."""
         crops = list(self._crops(u, size))
         padding = [p for p, _ in crops]
         extra = [e for _, e in crops]
-        return torch.tanh(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
+        return self.activation(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for pooled, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
@@ -73,23 +95,38 @@ class ConvFeedback(nn.ConvTranspose2d):
 
 
 def conv_stage(
-    in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: int = 2, feedback: bool = True
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int = 3,
+    pool: int = 2,
+    activation: str = "Tanh",
+    activation_below: str = "Tanh",
+    bias: bool = True,
+    feedback: bool = True,
 ) -> Stage:
-    """Convolution (same padding), max-pool and tanh as one stage, with its transposed-convolution feedback.
+    """Convolution (same padding), max-pool and activation as one stage, with its transposed-convolution feedback.
 
     Args:
         in_channels, out_channels: of the forward map.
         kernel_size: odd and at least ``pool``, in pixels; the feedback kernel has the same size.
-        pool: max-pool window and stride, in pixels.
+        pool: max-pool window and stride, in pixels; 1 for none.
+        activation: of the forward map, a class of torch.nn.
+        activation_below: of the feedback map: the stage below's.
+        bias: of both convolutions.
         feedback: whether to build g.
 
     Raises:
-        ValueError: the kernel is even, or smaller than the pooling, so that feedback could not reach every pixel.
+        ValueError: there is no such activation; the kernel is even, or smaller than the pooling, so that feedback could not reach every pixel.
     """
     if kernel_size % 2 == 0 or kernel_size < pool:
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least pool={pool}")
     forward_map = nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2), nn.MaxPool2d(pool), nn.Tanh()
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
+        nn.MaxPool2d(pool) if pool > 1 else nn.Identity(),
+        activation_named(activation)(),
     )
-    g = ConvFeedback(out_channels, in_channels, kernel_size, stride=pool) if feedback else None
+    if not feedback:
+        return Stage(forward_map)
+    g = ConvFeedback(out_channels, in_channels, kernel_size, stride=pool, activation=activation_below, bias=bias)
     return Stage(forward_map, g)
