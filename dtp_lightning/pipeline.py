@@ -184,9 +184,7 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     return Parts(data, module, untrained, usable(evaluations, data, default=True))
 
 
-def _fit(
-    values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path
-) -> tuple[pl.Trainer, Cost]:
+def _fit(values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path) -> tuple[pl.Trainer, Cost]:
     """Train; returns the trainer and what it cost."""
     data, module = parts.data, parts.module
     cost = Cost()

@@ -64,3 +64,8 @@ def test_provenance() -> None:
     assert "python=3." in versions() and "torch=" in versions()
     commit = git_commit()
     assert commit == "unknown" or len(commit.removesuffix("-dirty")) == 40
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    write_summary({"loss": float("nan"), "epochs": 3, "x": 0.5}, tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"loss": None, "epochs": 3, "x": 0.5}

@@ -114,11 +114,13 @@ def image_folder(
             paths = [paths[i] for i in kept]
             labels = None if labels is None else [labels[i] for i in kept]
             images = FolderImages(paths, size, channels, invert)
-        return Split(images, torch.tensor(labels, dtype=torch.int64)) if labels is not None else Split.unlabelled(images)
+        return (
+            Split(images, torch.tensor(labels, dtype=torch.int64)) if labels is not None else Split.unlabelled(images)
+        )
 
-    settings = {"mirror_safe": mirror_safe, "mean": mean, "std": std}
     if not (folder / "train").is_dir():
-        return _without_labels(folder, split, val_share, settings)
+        train, val = map(split, _unlabelled_parts(folder, val_share))
+        return ImageData(train, val, split([]), (), mirror_safe, mean, std)
     classes = tuple(sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()))
     files = {part: _labelled(folder / part, classes) for part in ("train", "val", "test") if (folder / part).is_dir()}
     for part, share in (("test", test_share), ("val", val_share)):
@@ -127,13 +129,12 @@ def image_folder(
     rest = _images_below(folder / "unlabelled") if (folder / "unlabelled").is_dir() else None
     if rest == []:
         raise DataError(f"{folder / 'unlabelled'} holds no images ({', '.join(SUFFIXES)}): fill or remove it")
-    return ImageData(
-        *(split([p for p, _ in files[part]], [y for _, y in files[part]]) for part in ("train", "val", "test")),
-        classes=classes, unlabelled=split(rest) if rest else None, **settings,
-    )  # fmt: skip
+    train, val, test = (split([p for p, _ in files[n]], [y for _, y in files[n]]) for n in ("train", "val", "test"))
+    return ImageData(train, val, test, classes, mirror_safe, mean, std, unlabelled=split(rest) if rest else None)
 
 
-def _without_labels(folder: Path, split: Any, val_share: float, settings: dict[str, Any]) -> ImageData:
+def _unlabelled_parts(folder: Path, val_share: float) -> tuple[list[Path], list[Path]]:
+    """Train and validation files of a folder without classes."""
     paths = _images_below(folder)
     if len(paths) < 2:
         raise DataError(
@@ -142,9 +143,8 @@ def _without_labels(folder: Path, split: Any, val_share: float, settings: dict[s
         )
     log.warning("%s has no train/<class>/ folders: its %d images are taken as unlabelled", folder, len(paths))
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
-    cut = max(1, round(val_share * len(paths)))
-    val, train = (split([paths[i] for i in sorted(part)]) for part in (order[:cut], order[cut:]))
-    return ImageData(train, val, split([]), classes=(), **settings)
+    cut = min(len(paths) - 1, max(2, round(val_share * len(paths))))  # two, so that there are negatives
+    return [paths[i] for i in sorted(order[cut:])], [paths[i] for i in sorted(order[:cut])]
 
 
 def _images_below(folder: Path) -> list[Path]:

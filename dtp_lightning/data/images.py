@@ -120,17 +120,17 @@ class ImageData:
 
     def in_memory(self) -> ImageData:
         """The same with all images read."""
+        train, val, test = (split.in_memory() for split in (self.train, self.val, self.test))
         unlabelled = None if self.unlabelled is None else self.unlabelled.in_memory()
-        splits = (split.in_memory() for split in (self.train, self.val, self.test))
-        return replace(self, **dict(zip(("train", "val", "test"), splits, strict=True)), unlabelled=unlabelled)
+        return replace(self, train=train, val=val, test=test, unlabelled=unlabelled)
 
     def like(self, spec: ImageSpec) -> ImageData:
         """The same images in the size and the channels that an encoder was made for: what transfer needs."""
         ours = self.spec
         if (ours.channels, ours.height, ours.width) == (spec.channels, spec.height, spec.width):
             return self
-        splits = (Split(Converted(s.images, spec), s.labels) for s in (self.train, self.val, self.test))
-        return ImageData(*splits, self.classes, self.mirror_safe, spec.mean, spec.std)
+        train, val, test = (Split(Converted(s.images, spec), s.labels) for s in (self.train, self.val, self.test))
+        return ImageData(train, val, test, self.classes, self.mirror_safe, spec.mean, spec.std)
 
 
 class Converted:

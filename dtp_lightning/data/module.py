@@ -1,4 +1,4 @@
-"""Batches: of a data set that lives as one uint8 tensor on the training device, or of one that streams through workers."""
+"""Batches of a data set that lives as one uint8 tensor on the training device, or of one that streams in."""
 
 from __future__ import annotations
 

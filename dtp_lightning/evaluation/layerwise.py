@@ -12,24 +12,22 @@ from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
 
-class UpTo(nn.Module):
+class UpTo(Network):
     """The first stages of a network as an encoder of their own.
 
     Args:
-        network: the whole.
+        network: the whole; its stages are shared.
         stage: the last stage that is kept, counted from 1.
         max_features: a larger map is averaged over the finest grid of equal cells that keeps below this.
     """
 
     def __init__(self, network: Network, stage: int, max_features: int) -> None:
-        super().__init__()
-        self.network = network
-        self.stage = stage
+        super().__init__(list(network.stages)[:stage], nn.Identity(), mean=network.mean, std=network.std)
         self.max_features = max_features
 
     def features(self, images: Tensor) -> Tensor:
         """h_stage averaged over cells and flattened, (N, F), of images (N, C, H, W) in [0, 1]."""
-        h = self.network.activations(images, self.stage)[-1]
+        h = self.activations(images)[-1]
         cells = max(1, int((self.max_features / h.shape[1]) ** 0.5))
         height, width = (min(cells, side) for side in h.shape[-2:])
         return F.adaptive_avg_pool2d(h, (height, width)).flatten(1)

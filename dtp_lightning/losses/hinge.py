@@ -80,9 +80,7 @@ class ContrastiveHinge(L1Objective):
             return 1 / batch
         return 2.0 if self.pairs == "all" else 1.0
 
-    def _negatives(
-        self, anchors: Tensor, others: Tensor, batch: int, error: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _negatives(self, anchors: Tensor, others: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Value of the negatives and its error signals at the anchors (M, D) and at the others (N, D)."""
         columns = torch.arange(len(others), device=others.device)
         pairs = max(1, len(anchors) * (len(others) - len(others) // batch))

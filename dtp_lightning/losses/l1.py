@@ -38,7 +38,8 @@ def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], T
     with torch.enable_grad():  # the gradient of the l1 distance is the sign
         a, b = anchors.detach().requires_grad_(), others.detach().requires_grad_()
         distances = torch.cdist(a, b, p=1)
-        return torch.autograd.grad(distances, [a, b], weights(distances.detach()))
+        at_anchors, at_others = torch.autograd.grad(distances, [a, b], weights(distances.detach()))
+    return at_anchors, at_others
 
 
 def same_image(batch: int, rows: Tensor, columns: Tensor) -> Tensor:

@@ -41,11 +41,11 @@ class Network(nn.Module):
         """(N, C, H, W) in [0, 1] -> h_0, same shape, channels last (the layout that convolutions are fastest in)."""
         return images.to(memory_format=torch.channels_last).sub(self.mean).div_(self.std)
 
-    def activations(self, images: Tensor, up_to: int | None = None) -> list[Tensor]:
-        """[h_1, ..., h_L] of images (N, C, H, W) in [0, 1]; only the first ``up_to`` of them if it is given."""
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """[h_1, ..., h_L] of images (N, C, H, W) in [0, 1]."""
         h = self.normalise(images)
         hs = []
-        for stage in self.stages[:up_to]:
+        for stage in self.stages:
             h = stage(h)
             hs.append(h)
         return hs
@@ -97,9 +97,15 @@ def conv_net(
         height, width = height // pools[i], width // pools[i]
         stages.append(
             conv_stage(
-                below, here, kernel_size=kernel_size, pool=pools[i], bias=bias, feedback=i > 0,
-                activation=activations[i], activation_below=activations[i - 1],
-            )  # fmt: skip
+                below,
+                here,
+                kernel_size=kernel_size,
+                pool=pools[i],
+                bias=bias,
+                feedback=i > 0,
+                activation=activations[i],
+                activation_below=activations[i - 1],
+            )
         )
     if min(height, width) < 1:
         raise ConfigError(

@@ -117,7 +117,8 @@ def conv_stage(
         feedback: whether to build g.
 
     Raises:
-        ValueError: there is no such activation; the kernel is even, or smaller than the pooling, so that feedback could not reach every pixel.
+        ValueError: there is no such activation; the kernel is even, or smaller than the pooling, so that feedback
+            could not reach every pixel.
     """
     if kernel_size % 2 == 0 or kernel_size < pool:
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least pool={pool}")

@@ -56,7 +56,7 @@ def table(runs: Sequence[Mapping[str, Any]], split: str) -> str:
 
 
 def _cell(runs: Sequence[Mapping[str, Any]], key: str, factor: float) -> str:
-    values = [factor * run[key] for run in runs if key in run]
+    values = [factor * run[key] for run in runs if run.get(key) is not None]
     if not values:
         return "-"
     mean = f"{statistics.mean(values):.1f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -54,9 +55,10 @@ def settings_of(folder: Path) -> str:
 
 
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Write atomically: a reader never sees half a file."""
+    """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
     partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
 
 
