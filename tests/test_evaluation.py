@@ -147,8 +147,12 @@ def noise_data() -> ImageData:
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_evaluation_runs_on_a_real_encoder(name: str, noise_data: ImageData) -> None:
-    values = checked(composed(f"evaluation={name}")[0])
-    evaluate = build(values["evaluation"][name], augment=build(values["augment"], images=noise_data.spec))
+    transfer = [f"+dataset@evaluation.{name}.to.mnist5k=mnist5k"] if name.startswith("transfer") else []
+    if name == "transfer_thesis":
+        transfer = ["+dataset@evaluation.transfer.to.mnist5k=mnist5k", "evaluation.transfer.probe.epochs=2"]
+    values = checked(composed(f"evaluation={name}", *transfer)[0])
+    (node,) = values["evaluation"].values()
+    evaluate = build(node, augment=build(values["augment"], images=noise_data.spec))
     result = evaluate(FrozenEncoder(freeze(conv_net(TINY, channels=[4, 6])), noise_data))
     accuracies = [value for key, value in result.metrics.items() if key.endswith("_acc")]
     assert accuracies or result.histograms
