@@ -13,16 +13,34 @@ from dtp_lightning.models import conv_net, conv_stage, features_of
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (9, 6), (2, 3), (5, 28)])
-@pytest.mark.parametrize("kernel_size,pool", [(3, 2), (5, 2), (3, 1), (3, 3), (5, 4)])
-def test_feedback_restores_the_input_size(size: tuple[int, int], kernel_size: int, pool: int) -> None:
+@pytest.mark.parametrize("kernel_size,pool,stride", [(3, 2, 1), (5, 2, 1), (3, 1, 1), (3, 3, 1), (5, 4, 1), (3, 1, 2)])
+@pytest.mark.parametrize("kind", [{}, {"feedback": "unpool"}, {"feedback": "unpool", "pooling": "average"}], ids=str)
+def test_feedback_restores_the_input_size(
+    size: tuple[int, int], kernel_size: int, pool: int, stride: int, kind: dict
+) -> None:
     if min(size) < pool:
         pytest.skip("nothing is left after pooling")
-    stage = conv_stage(2, 3, kernel_size=kernel_size, pool=pool)
+    stage = conv_stage(2, 3, kernel_size=kernel_size, pool=pool, stride=stride, **kind)
     x = torch.rand(2, 2, *size)
-    y = stage(x)
-    back = stage.feedback(y, like=x)
+    y, switches = stage.run(x)
+    back = stage.feedback(y, x, switches)
     assert back.shape == x.shape
-    assert y.shape[-2:] == tuple(n // pool for n in size)
+    assert y.shape[-2:] == tuple(-(-n // stride) // pool for n in size)
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("size", [8, 7])
+def test_unpooling_feedback_can_be_the_exact_transpose(pooling: str, size: int) -> None:
+    """With f's own kernel, g without its activation is J_f^T: what no strided transposed convolution can be."""
+    stage = conv_stage(
+        2, 3, pooling=pooling, feedback="unpool", activation="Identity", activation_below="Identity", bias=False
+    )
+    stage.feedback_map.weight.data = stage.forward_map[0].weight.data
+    x = torch.randn(2, 2, size, size, requires_grad=True)
+    y, switches = stage.run(x)
+    u = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, u)
+    torch.testing.assert_close(stage.feedback(u, x, switches), expected)
 
 
 @pytest.mark.parametrize("size", [6, 7])
@@ -56,7 +74,7 @@ def test_thesis_network_has_the_published_size() -> None:
 
 
 @pytest.mark.parametrize("name", options("model"))
-@pytest.mark.parametrize("images", [ImageSpec(1, 28, 28, False), ImageSpec(3, 33, 47, True)], ids=str)
+@pytest.mark.parametrize("images", [ImageSpec(1, 32, 32, False), ImageSpec(3, 33, 47, True)], ids=str)
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
     network = build(checked(composed(f"model={name}")[0])["model"], images=images)
     batch = torch.rand(3, images.channels, images.height, images.width)

@@ -34,16 +34,22 @@ class StageTrace:
         stage: f_i and g_i.
         x: h_{i-1}, detached, (N, C_below, H, W).
         y: h_i, on the local graph until :meth:`pull` is called, (N, C, H', W').
+        switches: of the stage's max-pool in this forward pass, if its feedback map wants them.
     """
 
     stage: Stage
     x: Tensor
     y: Tensor
+    switches: Tensor | None = None
 
     @property
     def h(self) -> Tensor:
         """h_i, detached."""
         return self.y.detach()
+
+    def back(self, u: Tensor) -> Tensor:
+        """g_i(u) for u of h_i's shape, (N, C_below, H, W)."""
+        return self.stage.feedback(u, like=self.x, switches=self.switches)
 
     def pull(self, delta: Tensor, *, to_input: bool = False) -> Tensor | None:
         """Write the forward weights' gradient J_W^T delta, and free the graph.
@@ -134,8 +140,8 @@ class Learner(nn.Module, ABC):
         traces = []
         for i, stage in enumerate(self.model.stages):
             x = h.detach().requires_grad_(self.needs_input_gradients and i > 0)
-            y = stage(x)
-            traces.append(StageTrace(stage, x, y))
+            y, switches = stage.run(x)
+            traces.append(StageTrace(stage, x, y, switches))
             h = y
         return traces
 

@@ -28,8 +28,7 @@ def difference_target(trace: StageTrace, target: Tensor) -> Tensor:
     Returns:
         t_{i-1}, of h_{i-1}'s shape.
     """
-    back = trace.stage.feedback
-    return trace.x - back(trace.h, like=trace.x) + back(target, like=trace.x)
+    return trace.x - trace.back(trace.h) + trace.back(target)
 
 
 class DifferenceTargetPropagation(Learner):

@@ -54,8 +54,8 @@ class AutoencoderFeedback:
             trace = traces[i - 1]
             noisy = trace.x.detach().add(self.noise_like(trace.x), alpha=self.noise_std)
             with torch.no_grad():
-                above = trace.stage(noisy)
-            reconstruction = F.mse_loss(trace.stage.feedback(above, like=noisy), noisy)
+                above, switches = trace.stage.run(noisy)
+            reconstruction = F.mse_loss(trace.stage.feedback(above, noisy, switches), noisy)
             parameters = trace.stage.feedback_parameters()
             for parameter, gradient in zip(parameters, torch.autograd.grad(reconstruction, parameters), strict=True):
                 parameter.grad = gradient

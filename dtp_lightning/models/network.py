@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -26,16 +26,27 @@ class Network(nn.Module):
         stages: h_i = f_i(h_{i-1}), h_0 the normalised image.
         head: projection head, takes h_L and returns the embedding z (N, D), or a supervised control's logits.
         mean, std: subtracted from and divided into every pixel; 0.5, 0.5 maps [0, 1] to [-1, 1].
+        shapes: (C, H, W) of h_1, ..., h_L at the size of image that the head was made for; learners that own
+            feedback to single stages, or heads of them, ask for it.
     """
 
     stages: Sequence[Stage]
 
-    def __init__(self, stages: Sequence[Stage], head: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        head: nn.Module,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        shapes: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
         self.head = head
         self.mean = mean
         self.std = std
+        self.shapes = list(shapes)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> h_0, same shape, channels last (the layout that convolutions are fastest in)."""
@@ -64,7 +75,10 @@ def conv_net(
     *,
     channels: Sequence[PositiveInt] = (32, 64, 128, 256),
     kernel_size: PositiveInt = 3,
+    stride: PositiveInt | Sequence[PositiveInt] = 1,
     pool: PositiveInt | Sequence[PositiveInt] = 2,
+    pooling: Literal["max", "average"] = "max",
+    feedback: Literal["strided", "unpool"] = "strided",
     activation: str | Sequence[str] = "Tanh",
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Tanh",
@@ -79,7 +93,10 @@ def conv_net(
         images: size, channels and normalisation of what comes in.
         channels: of each stage's output; one stage each.
         kernel_size: of every stage, in pixels.
-        pool: window and stride of the max-pool, in pixels; one for all stages, or one each (1 for none).
+        stride: of the convolutions, in pixels; one for all stages, or one each.
+        pool: window and stride of the pooling, in pixels; one for all stages, or one each (1 for none).
+        pooling: ``max`` or ``average``.
+        feedback: ``strided`` or ``unpool``, see :func:`conv_stage`.
         activation: a class of torch.nn, one for all stages or one each.
         embedding_dim: D, size of the embedding that the objective sees.
         head_activation: of the head.
@@ -90,23 +107,19 @@ def conv_net(
     Raises:
         ConfigError: the image is smaller than the poolings need, or a list has not one entry a stage.
     """
-    pools, activations = _each("pool", pool, len(channels)), _each("activation", activation, len(channels))
+    count = len(channels)
+    strides, pools = _each("stride", stride, count), _each("pool", pool, count)
+    activations = _each("activation", activation, count)
     height, width = images.height, images.width
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
-        height, width = height // pools[i], width // pools[i]
+        height, width = (-(-side // strides[i]) // pools[i] for side in (height, width))
         stages.append(
             conv_stage(
-                below,
-                here,
-                kernel_size=kernel_size,
-                pool=pools[i],
-                bias=bias,
-                feedback=i > 0,
-                activation=activations[i],
-                activation_below=activations[i - 1],
+                below, here, kernel_size=kernel_size, stride=strides[i], pool=pools[i], pooling=pooling, bias=bias,
+                activation=activations[i], activation_below=activations[i - 1], feedback=feedback if i else None,
             )
-        )
+        )  # fmt: skip
     if min(height, width) < 1:
         raise ConfigError(
             f"images of {images.height} x {images.width} pixels are too small for poolings by {pools}: "
@@ -116,8 +129,20 @@ def conv_net(
     head = [nn.Flatten(), nn.Linear(features, embedding_dim, bias=bias), activation_named(head_activation)()]
     if classes is not None:
         head = [nn.Flatten(), nn.Linear(features, classes)]
-    network = Network(stages, nn.Sequential(*head), mean=images.mean, std=images.std)
+    shapes = _shapes(stages, images)
+    network = Network(stages, nn.Sequential(*head), mean=images.mean, std=images.std, shapes=shapes)
     return network.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _shapes(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
+    """(C, H, W) of h_1, ..., h_L, by looking."""
+    h = torch.zeros(1, images.channels, images.height, images.width)
+    shapes = []
+    for stage in stages:
+        h = stage(h)
+        shapes.append(tuple(h.shape[1:]))
+    return shapes
 
 
 def _each(name: str, value: Any, stages: int) -> list[Any]:

@@ -8,6 +8,7 @@ non-linearity *one* stage, whose feedback is a strided transposed convolution st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,8 +18,8 @@ class Stage(nn.Module):
     """f: activation below -> activation here, and g: back again.
 
     Args:
-        forward_map: f, maps (N, C_below, H, W) to (N, C, H', W').
-        feedback_map: g, called as ``g(u, (H, W))`` with u of f's output shape, returns f's input shape.
+        forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
+        feedback_map: g, called as ``g(u, (H, W), switches)`` with u of f's output shape, returns f's input shape.
             None where nothing below needs a target (the first stage: the image is given).
     """
 
@@ -29,17 +30,36 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """h_i = f_i(h_{i-1})."""
-        return self.forward_map(x)
+        return self.run(x)[0]
 
-    def feedback(self, u: Tensor, like: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f(x), and the max-pool's switches (which pixel won) if the feedback map wants them."""
+        switches = None
+        for layer in self.layers():
+            if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
+                x, switches = layer(x)
+            else:
+                x = layer(x)
+        return x, switches
+
+    def layers(self) -> list[nn.Module]:
+        """What f consists of, in order."""
+        return list(self.forward_map) if isinstance(self.forward_map, nn.Sequential) else [self.forward_map]
+
+    def feedback(self, u: Tensor, like: Tensor, switches: Tensor | None = None) -> Tensor:
         """g_i(u), of the shape of ``like``, the stage's input (only its size is read).
+
+        Args:
+            u: of f's output shape.
+            like: of f's input shape.
+            switches: from :meth:`run`, of the forward pass that u belongs to.
 
         Raises:
             RuntimeError: this stage was built without a feedback map.
         """
         if self.feedback_map is None:
             raise RuntimeError("this stage has no feedback map: build it with feedback=True")
-        return self.feedback_map(u, (like.shape[-2], like.shape[-1]))
+        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), switches)
 
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""
@@ -80,7 +100,9 @@ class ConvFeedback(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.activation = activation_named(activation)()
 
-    def forward(self, u: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None
+    ) -> Tensor:
         """(N, C, H', W') -> (N, C_below, *size)."""
         crops = list(self._crops(u, size))
         padding = [p for p, _ in crops]
@@ -94,40 +116,82 @@ class ConvFeedback(nn.ConvTranspose2d):
             yield padding, 2 * padding - excess
 
 
+class UnpoolFeedback(ConvFeedback):
+    """g(u) = activation(transposed convolution of the unpooled u).
+
+    Unpooling puts each value where the forward pass' maximum was (max-pooling with switches), or spreads it evenly
+    over its window (average pooling): the transpose of the pooling, so that g can learn the transpose of f exactly.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, activation, bias: see :class:`ConvFeedback`; the stride is
+            that of the forward convolution.
+        pool: window and stride of the pooling, in pixels.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, pool: int, *,
+        activation: str = "Tanh", bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, activation=activation, bias=bias)
+        self.pool = pool
+
+    def forward(  # type: ignore[override]
+        self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None
+    ) -> Tensor:
+        """(N, C, H', W') -> (N, C_below, *size)."""
+        inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
+        if switches is not None:
+            spread = F.max_unpool2d(u, switches, self.pool, self.pool, output_size=inner)
+        else:
+            spread = F.interpolate(u, scale_factor=self.pool, mode="nearest") / self.pool**2
+            spread = F.pad(spread, (0, inner[1] - spread.shape[-1], 0, inner[0] - spread.shape[-2]))
+        return super().forward(spread, size)
+
+
 def conv_stage(
     in_channels: int,
     out_channels: int,
     *,
     kernel_size: int = 3,
+    stride: int = 1,
     pool: int = 2,
+    pooling: Literal["max", "average"] = "max",
     activation: str = "Tanh",
     activation_below: str = "Tanh",
     bias: bool = True,
-    feedback: bool = True,
+    feedback: Literal["strided", "unpool"] | None = "strided",
 ) -> Stage:
-    """Convolution (same padding), max-pool and activation as one stage, with its transposed-convolution feedback.
+    """Convolution (same padding), pooling and activation as one stage, with its transposed-convolution feedback.
 
     Args:
         in_channels, out_channels: of the forward map.
-        kernel_size: odd and at least ``pool``, in pixels; the feedback kernel has the same size.
-        pool: max-pool window and stride, in pixels; 1 for none.
+        kernel_size: odd, in pixels; the feedback kernel has the same size.
+        stride: of the convolution, in pixels.
+        pool: window and stride of the pooling, in pixels; 1 for none.
+        pooling: ``max`` or ``average``.
         activation: of the forward map, a class of torch.nn.
         activation_below: of the feedback map: the stage below's.
         bias: of both convolutions.
-        feedback: whether to build g.
+        feedback: ``strided`` transposes pooling and convolution in one strided transposed convolution (thesis);
+            ``unpool`` undoes the pooling first, max-pooling by its switches; None builds no g.
 
     Raises:
-        ValueError: there is no such activation; the kernel is even, or smaller than the pooling, so that feedback
-            could not reach every pixel.
+        ValueError: there is no such activation; the kernel is even, or smaller than what a strided feedback has to
+            spread, so that it could not reach every pixel.
     """
-    if kernel_size % 2 == 0 or kernel_size < pool:
-        raise ValueError(f"kernel_size={kernel_size} must be odd and at least pool={pool}")
+    reach = stride * (pool if feedback != "unpool" else 1)
+    if kernel_size % 2 == 0 or kernel_size < reach:
+        raise ValueError(f"kernel_size={kernel_size} must be odd and at least {reach} (pool={pool}, stride={stride})")
+    switches = feedback == "unpool" and pooling == "max"
+    pools = {"max": nn.MaxPool2d(pool, return_indices=switches), "average": nn.AvgPool2d(pool)}
     forward_map = nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
-        nn.MaxPool2d(pool) if pool > 1 else nn.Identity(),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias),
+        pools[pooling] if pool > 1 else nn.Identity(),
         activation_named(activation)(),
     )
-    if not feedback:
+    channels, options = (out_channels, in_channels, kernel_size), {"activation": activation_below, "bias": bias}
+    if feedback is None:
         return Stage(forward_map)
-    g = ConvFeedback(out_channels, in_channels, kernel_size, stride=pool, activation=activation_below, bias=bias)
-    return Stage(forward_map, g)
+    if feedback == "unpool" and pool > 1:
+        return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, **options))
+    return Stage(forward_map, ConvFeedback(*channels, stride * pool, **options))
