@@ -46,6 +46,7 @@ class PretrainModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Draw this epoch's randomness from (seed, epoch)."""
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+        self.learner.start_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One learner step; metrics leave the device only when they are logged."""

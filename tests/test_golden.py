@@ -12,7 +12,7 @@ from lightly.loss import NTXentLoss
 from torch.optim import Adam
 
 from dtp_lightning.data.images import ImageSpec
-from dtp_lightning.learners import AutoencoderFeedback, DifferenceTargetPropagation
+from dtp_lightning.learners import AutoencoderFeedback, TargetPropagation
 from dtp_lightning.losses import BarlowTwins, ContrastiveHinge, PositiveOnly
 from dtp_lightning.models import conv_net
 
@@ -83,8 +83,8 @@ class Recorded:
         loss = ContrastiveHinge() if name == "hinge" else NTXentLoss(0.5)
         model = conv_net(ImageSpec(3, 32, 32, mirror_safe=True))
         self.feedback = AutoencoderFeedback(partial(Adam, lr=1e-3), noise_std=1.0)
-        self.learner = DifferenceTargetPropagation(
-            model, loss, partial(Adam, lr=2e-4), self.feedback, 0.5, "batch_mean", "thesis", "targets_first"
+        self.learner = TargetPropagation(
+            model, loss, partial(Adam, lr=2e-4), self.feedback, target_step=0.5, local_loss="thesis"
         )
         self.parameters = {}
         for i, stage in enumerate(model.stages, 1):
@@ -117,7 +117,7 @@ def test_first_activations_and_targets() -> None:
         traces = learner.trace(run.views(0).flatten(0, 1))
         with torch.no_grad():
             close(learner.model.head(traces[-1].h), run.stacked("step0/embedding"))
-        _, top = learner.teach_head(traces[-1].h, 2)
+        _, top = learner.teach_head(traces, 2)
         target = traces[-1].h - 0.5 * top
         first_image = [0, 6]  # its two views, rows 0 and 1 of the recording
         for i in (4, 3, 2, 1):

@@ -20,7 +20,7 @@ FORMS = [
 
 
 def loss_of(name: str) -> nn.Module:
-    return build(checked(composed(f"loss={name}")[0])["loss"])
+    return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0])["loss"]).double()
 
 
 def embeddings(batch: int, scale: float = 0.1, dim: int = 6) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def test_order_of_images_does_not_matter(name: str) -> None:
     torch.testing.assert_close(loss(z0, z1), loss(z0[order], z1[order]))
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "hinge"])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("hinge", "clapp")])
 def test_views_may_be_swapped(name: str) -> None:
     z0, z1 = embeddings(6, scale=0.5)
     torch.testing.assert_close(loss_of(name)(z0, z1), loss_of(name)(z1, z0))

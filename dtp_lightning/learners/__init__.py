@@ -2,14 +2,31 @@
 
 from dtp_lightning.learners.base import Learner, StageTrace
 from dtp_lightning.learners.bp import Backprop
-from dtp_lightning.learners.dtp import DifferenceTargetPropagation, difference_target
-from dtp_lightning.learners.feedback import AutoencoderFeedback
+from dtp_lightning.learners.direct import DirectFeedback, DirectTraining
+from dtp_lightning.learners.feedback import (
+    AutoencoderFeedback,
+    DifferenceReconstruction,
+    FeedbackTraining,
+    FixedFeedback,
+    LocalDifferenceReconstruction,
+)
+from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
+from dtp_lightning.learners.layerwise import LayerwiseLearning
+from dtp_lightning.learners.target_propagation import TargetPropagation, difference_target
 
 __all__ = [
     "AutoencoderFeedback",
     "Backprop",
-    "DifferenceTargetPropagation",
+    "DifferenceReconstruction",
+    "DirectFeedback",
+    "DirectTraining",
+    "FeedbackAlignment",
+    "FeedbackTraining",
+    "FixedFeedback",
+    "LayerwiseLearning",
     "Learner",
+    "LocalDifferenceReconstruction",
     "StageTrace",
+    "TargetPropagation",
     "difference_target",
 ]

@@ -5,13 +5,16 @@ should have been different. Everything else is shared: the weight gradient of st
 vector-Jacobian product of delta_i, computed inside a graph that ends at the stage's own input.
 
     bp    delta_{i-1} = J_{f_i}^T delta_i                              (transports the forward weights)
+    fa    the same with other weights in J_{f_i}^T                     (random, updated or signs)
+    dfa   delta_i = Q_i dL/dz                                          (random, or learned: ddtp_linear)
     dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)
+    gll   delta_i = dL_i/dh_i, L_i the objective at a head of stage i  (no feedback at all)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,26 +86,36 @@ class Learner(nn.Module, ABC):
     """Whether displacements below depend on the forward weights above (what biology cannot do)."""
     needs_input_gradients: ClassVar[bool] = False
     """Whether the rule asks :meth:`StageTrace.pull` for J_x^T delta."""
+    uses_feedback_maps: ClassVar[bool] = False
+    """Whether displacements travel through the stages' own feedback maps."""
+    teaches_all_stages: ClassVar[bool] = True
+    """Whether every stage learns from every batch."""
 
     def __init__(self, model: Network, loss: nn.Module, forward_optimizer: OptimizerFactory) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         groups = [(f"stage{i}", stage.forward_parameters()) for i, stage in enumerate(model.stages, 1)]
-        self.forward_optimizer = forward_optimizer(named_groups([*groups, ("head", model.head.parameters())]))
+        top = [("head", model.head.parameters()), ("loss", loss.parameters())]
+        self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
+        self.epoch = 0
 
     @property
     def optimizers(self) -> list[Optimizer]:
         """All optimisers; the first, the forward one, steps exactly once a batch."""
         return [self.forward_optimizer]
 
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0, for rules that have a schedule."""
+        self.epoch = epoch
+
     @abstractmethod
     def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Decide a displacement for every stage and hand each to its trace's ``pull``, once.
 
         Args:
-            traces: stages 1..L on this batch, bottom first.
-            top: dL/dh_L, of h_L's shape. L is a mean over the batch, so this is of order 1/N.
+            traces: stages 1..L on this batch, bottom first (and the head, where :meth:`teach_head` adds it).
+            top: dL/dh of the last trace's h, of its shape. L is a mean over the batch, so this is of order 1/N.
             measure: whether quantities that only a log needs shall be computed.
 
         Returns:
@@ -129,7 +142,7 @@ class Learner(nn.Module, ABC):
             ``loss`` and the rule's own scalars, detached.
         """
         traces = self.trace(views.flatten(0, 1))
-        loss, top = self.teach_head(traces[-1].h, len(views), labels)
+        loss, top = self.teach_head(traces, len(views), labels)
         metrics = self.teach(traces, top, measure=measure)
         (update or self.forward_optimizer.step)()
         return {"loss": loss, **metrics}
@@ -140,31 +153,51 @@ class Learner(nn.Module, ABC):
         traces = []
         for i, stage in enumerate(self.model.stages):
             x = h.detach().requires_grad_(self.needs_input_gradients and i > 0)
-            y, switches = stage.run(x)
+            y, switches = self.run(stage, x)
             traces.append(StageTrace(stage, x, y, switches))
             h = y
         return traces
 
-    def objective(self, outputs: Tensor, views: int, labels: Tensor | None = None) -> Tensor:
-        """The loss of the head's outputs (V * B, D), view after view; scalar."""
-        if getattr(self.loss, "supervised", False):
+    def objective(
+        self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: nn.Module | None = None
+    ) -> Tensor:
+        """The loss (the learner's, unless another is given) of a head's outputs (V * B, D), view after view; scalar."""
+        loss = loss or self.loss
+        if getattr(loss, "supervised", False):
             assert labels is not None, "a supervised objective is told the labels"
-            return self.loss(outputs, labels.repeat(views))
-        return self.loss(*outputs.unflatten(0, (views, -1)))
+            return loss(outputs, labels.repeat(views))
+        return loss(*outputs.unflatten(0, (views, -1)))
 
-    def teach_head(self, h: Tensor, views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Gradient of the objective for the head's weights (written) and for h_L (returned after the loss).
+    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Write the objective's gradient for the head's weights; return the loss and dL/dh_L.
 
-        The head follows the objective directly under every rule, as Lee et al. (2015) take the penultimate
+        The head follows the objective directly under most rules, as Lee et al. (2015) take the penultimate
         layer's target from one layer of gradient.
         """
-        h = h.requires_grad_(True)
+        h = traces[-1].h.requires_grad_(True)
         loss = self.objective(self.model.head(h), views, labels)
-        parameters = list(self.model.head.parameters())
-        *gradients, top = torch.autograd.grad(loss, [*parameters, h])
+        top = self.write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
+        return loss.detach(), top
+
+    def head_as_stage(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
+        """For rules that treat the head as one more stage: add its trace; return the loss and dL/dz."""
+        x = traces[-1].h.requires_grad_(self.needs_input_gradients)
+        traces.append(StageTrace(head, x, *self.run(head, x)))
+        z = traces[-1].h.requires_grad_(True)
+        loss = self.objective(z, views, labels)
+        return loss.detach(), self.write_gradients(loss, list(self.loss.parameters()), z)
+
+    def run(self, stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f(x) and its switches; where a rule decides what the way back through f looks like."""
+        return stage.run(x)
+
+    @staticmethod
+    def write_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], x: Tensor) -> Tensor:
+        """Gradient of a loss for parameters (written) and for x (returned)."""
+        *gradients, at_x = torch.autograd.grad(loss, [*parameters, x])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        return loss.detach(), top
+        return at_x
 
 
 def named_groups(groups: Iterable[tuple[str, Iterable[nn.Parameter]]]) -> list[dict]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
-from dtp_lightning.models.network import Network
+from dtp_lightning.models.stage import Stage
 
 
 def normal_like(x: Tensor) -> Tensor:
@@ -25,40 +28,180 @@ def normal_like(x: Tensor) -> Tensor:
     return noise
 
 
-class AutoencoderFeedback:
-    """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - h~)^2), h~ = h_{i-1} + sigma * eps.
-
-    The reconstruction keeps the noise: its goal is the corrupted activity (Lee et al. 2015, DTP), not the clean
-    one (SDTP). Only g_i receives a gradient.
+class FeedbackTraining(ABC):
+    """When and how often feedback maps learn; subclasses say from what.
 
     Args:
         optimizer: called with one parameter group a feedback map.
-        noise_std: sigma, in units of the activation.
+        noise_std: sigma, in units of the activation; one number, or one for each feedback map, bottom first.
+        steps: K, feedback steps a batch, each on fresh noise; one number, or one for each feedback map.
+        every: train on each m-th batch only.
+        warmup: on the first so many batches only feedback learns.
+        alternate: epochs take turns: feedback alone in the even ones (counted from 0), forward weights alone in the
+            odd ones (Lee et al. 2015; Bartunov et al. 2018).
     """
 
-    def __init__(self, optimizer: OptimizerFactory, noise_std: NonNegativeFloat = 1.0) -> None:
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0,
+        steps: PositiveInt | Sequence[PositiveInt] = 1,
+        every: PositiveInt = 1,
+        warmup: NonNegativeInt = 0,
+        alternate: bool = False,
+    ) -> None:
         self.make_optimizer = optimizer
         self.noise_std = noise_std
+        self.steps = steps
+        self.every, self.warmup, self.alternate = every, warmup, alternate
         self.noise_like: Callable[[Tensor], Tensor] = normal_like
 
-    def optimizer_for(self, model: Network) -> Optimizer:
-        """One optimiser for all feedback maps of this model, a group each."""
-        return self.make_optimizer(
-            named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(model.stages, 1))
-        )
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """One optimiser for the feedback maps of these stages (the first has none), a group each."""
+        for name in ("noise_std", "steps"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and len(value) != len(stages) - 1:
+                raise ConfigError(
+                    f"learner.feedback.{name} has {len(value)} entries for {len(stages) - 1} feedback maps: "
+                    "give one for all, or one each"
+                )
+        groups = ((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
+        return self.make_optimizer(named_groups(groups))
+
+    def due(self, batch: int, epoch: int) -> bool:
+        """Whether feedback learns from this batch."""
+        return batch < self.warmup or (batch % self.every == 0 and not (self.alternate and epoch % 2))
+
+    def forward_due(self, batch: int, epoch: int) -> bool:
+        """Whether the forward weights learn from this batch."""
+        return batch >= self.warmup and not (self.alternate and epoch % 2 == 0)
 
     def train(self, traces: list[StageTrace], optimizer: Optimizer) -> Metrics:
-        """One step for each feedback map, top first, with the forward weights as they are; returns R_i."""
-        metrics = {}
-        for i in range(len(traces), 1, -1):
-            trace = traces[i - 1]
-            noisy = trace.x.detach().add(self.noise_like(trace.x), alpha=self.noise_std)
-            with torch.no_grad():
-                above, switches = trace.stage.run(noisy)
-            reconstruction = F.mse_loss(trace.stage.feedback(above, noisy, switches), noisy)
-            parameters = trace.stage.feedback_parameters()
-            for parameter, gradient in zip(parameters, torch.autograd.grad(reconstruction, parameters), strict=True):
-                parameter.grad = gradient
-            metrics[f"reconstruction_loss/stage{i}"] = reconstruction.detach()
-        optimizer.step()
+        """K steps for each feedback map, with the forward weights as they are; returns the last losses."""
+        metrics: Metrics = {}
+        most = self.steps if isinstance(self.steps, int) else max(self.steps)
+        for k in range(most):
+            optimizer.zero_grad(set_to_none=True)
+            for i in range(len(traces), 1, -1):
+                if k >= (self.steps if isinstance(self.steps, int) else self.steps[i - 2]):
+                    continue
+                loss = self.loss(traces, i)
+                parameters = traces[i - 1].stage.feedback_parameters()
+                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    parameter.grad = gradient
+                metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
+            optimizer.step()
         return metrics
+
+    def sigma(self, i: int) -> float:
+        """Noise at the input of stage i."""
+        return self.noise_std[i - 2] if isinstance(self.noise_std, Sequence) else self.noise_std
+
+    @abstractmethod
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """What the parameters of g_i descend, scalar; i counts stages from 1 and is at least 2."""
+
+
+class FixedFeedback(FeedbackTraining):
+    """Feedback stays as it was drawn (Shibuya et al. 2023, FW-DTP).
+
+    Args:
+        scale: factor of the initial weights.
+    """
+
+    def __init__(self, scale: PositiveFloat = 1.0) -> None:
+        super().__init__(optimizer=lambda groups: None)  # type: ignore[arg-type, return-value]
+        self.scale = scale
+
+    def optimizer_for(self, stages: Sequence[Stage]) -> None:
+        """None; scales the weights once."""
+        with torch.no_grad():
+            for stage in stages[1:]:
+                for parameter in stage.feedback_parameters():
+                    parameter.mul_(self.scale).requires_grad_(False)
+
+    def due(self, batch: int, epoch: int) -> bool:
+        """Never."""
+        return False
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """There is none."""
+        raise NotImplementedError
+
+
+class AutoencoderFeedback(FeedbackTraining):
+    """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - goal)^2), h~ = h_{i-1} + sigma * eps.
+
+    Args:
+        goal: ``noisy`` reconstructs h~ (Lee et al. 2015, DTP; thesis), ``clean`` h_{i-1} (Bartunov et al. 2018, SDTP).
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0,
+        goal: Literal["noisy", "clean"] = "noisy",
+        steps: PositiveInt | Sequence[PositiveInt] = 1,
+        every: PositiveInt = 1,
+        warmup: NonNegativeInt = 0,
+        alternate: bool = False,
+    ) -> None:
+        super().__init__(optimizer, noise_std, steps, every, warmup, alternate)
+        self.goal = goal
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i."""
+        trace = traces[i - 1]
+        clean = trace.x.detach()
+        noisy = clean.add(self.noise_like(clean), alpha=self.sigma(i))
+        with torch.no_grad():
+            above, switches = trace.stage.run(noisy)
+        return F.mse_loss(trace.stage.feedback(above, noisy, switches), noisy if self.goal == "noisy" else clean)
+
+
+class DifferenceReconstruction(FeedbackTraining):
+    """g_i learns to bring noise at its input back from the very top, in difference form (Meulemans et al. 2020, DRL).
+
+    h~_{i-1} = h_{i-1} + sigma * eps runs up to the output and returns through g_L, ..., g_i as targets do;
+    R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
+    """
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i; the way up is i..L, so the whole costs a pass for each stage."""
+        below = traces[i - 1].x.detach()
+        sigma = self.sigma(i)
+        noisy = below.add(self.noise_like(below), alpha=sigma)
+        with torch.no_grad():
+            target = noisy
+            for trace in traces[i - 1 :]:
+                target = trace.stage(target)
+            for trace in reversed(traces[i:]):
+                target = trace.x - trace.back(trace.h) + trace.back(target)
+        trace = traces[i - 1]
+        returned = below - trace.back(trace.h) + trace.back(target)
+        return F.mse_loss(returned, noisy) / sigma**2
+
+
+class LocalDifferenceReconstruction(FeedbackTraining):
+    """g_i learns the transpose of f_i's Jacobian from noise at both its ends (Ernoult et al. 2022, L-DRL).
+
+    With r = g(y), D_x = g(f(x + e)) - r, D_y = g(y + n) - r, e and n ~ N(0, sigma^2):
+
+        R_i = mean over images of ( ||D_y||^2 - 2 <e, D_x> ),   for small sigma  sigma^2 ( ||J_g||^2 - 2 tr(J_g J_f) ),
+
+    whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
+    """
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i, all three feedback passes in one call."""
+        trace, sigma = traces[i - 1], self.sigma(i)
+        x, y = trace.x.detach(), trace.h
+        below, above = self.noise_like(x).mul_(sigma), self.noise_like(y).mul_(sigma)
+        with torch.no_grad():
+            moved, moved_switches = trace.stage.run(x + below)
+        stacked = torch.cat([y, moved, y + above])
+        switches = None
+        if trace.switches is not None and moved_switches is not None:
+            switches = torch.cat([trace.switches, moved_switches, trace.switches])
+        rest, up, down = trace.stage.feedback(stacked, x, switches).chunk(3)
+        return ((down - rest).square().sum() - 2 * (below * (up - rest)).sum()) / len(x)

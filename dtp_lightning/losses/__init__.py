@@ -3,6 +3,7 @@
 The supervised controls have ``supervised = True`` and are called with (logits, labels) instead.
 """
 
+from dtp_lightning.losses.clapp import ClappHinge
 from dtp_lightning.losses.from_lightly import DCL, BarlowTwins, VICReg
 from dtp_lightning.losses.hinge import ContrastiveHinge
 from dtp_lightning.losses.l1 import L1Objective, sums_of_signs
@@ -13,6 +14,7 @@ from dtp_lightning.losses.supervised import CrossEntropy, MulticlassHinge
 __all__ = [
     "DCL",
     "BarlowTwins",
+    "ClappHinge",
     "ContrastiveHinge",
     "CrossEntropy",
     "L1Margin",

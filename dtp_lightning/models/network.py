@@ -48,6 +48,11 @@ class Network(nn.Module):
         self.std = std
         self.shapes = list(shapes)
 
+    @property
+    def embedding_dim(self) -> int:
+        """D, what the head's last linear layer gives."""
+        return [layer.out_features for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
+
     def normalise(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> h_0, same shape, channels last (the layout that convolutions are fastest in)."""
         return images.to(memory_format=torch.channels_last).sub(self.mean).div_(self.std)

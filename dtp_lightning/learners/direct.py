@@ -1,0 +1,100 @@
+"""Direct feedback: every stage hears from the embedding itself, past all stages between."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.learners.feedback import normal_like
+from dtp_lightning.models.network import Network
+from dtp_lightning.models.stage import Stage
+
+
+class DirectTraining:
+    """Each Q_i learns to bring noise at its stage back from the embedding (Meulemans et al. 2020, DDTP-linear).
+
+    h~_i = h_i + sigma * eps runs up to the embedding z~; R_i = mean(((Q_i (z~ - z)) - sigma * eps)^2) / sigma^2.
+
+    Args:
+        optimizer: called with one parameter group a stage.
+        noise_std: sigma, in units of the activation.
+    """
+
+    def __init__(self, optimizer: OptimizerFactory, noise_std: PositiveFloat = 0.1) -> None:
+        self.make_optimizer = optimizer
+        self.noise_std = noise_std
+
+
+class DirectFeedback(Learner):
+    """delta_i = Q_i dL/dz for every stage i; the head follows the objective.
+
+    With Q_i random and fixed this is direct feedback alignment (Noekland 2016), with Q_i trained it is direct
+    difference target propagation with linear feedback: t_i = h_i + Q_i t_z - Q_i z (Meulemans et al. 2020). Neither
+    needs an inverse of pooling.
+
+    Args:
+        model, loss, forward_optimizer: see :class:`Learner`.
+        feedback: how Q learns; None leaves it as it was drawn.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        loss: nn.Module,
+        forward_optimizer: OptimizerFactory,
+        feedback: DirectTraining | None = None,
+    ) -> None:
+        super().__init__(model, loss, forward_optimizer)
+        if not model.shapes:
+            raise ConfigError("direct feedback must know the stages' shapes: build the Network with shapes=")
+        self.feedback = feedback
+        sizes = [int(torch.tensor(shape).prod()) for shape in model.shapes]
+        self.direct = nn.ModuleList(nn.Linear(model.embedding_dim, size, bias=False) for size in sizes)
+        self._head = (Stage(model.head),)
+        self.feedback_optimizer: Optimizer | None = None
+        if feedback is None:
+            self.direct.requires_grad_(False)
+        else:
+            groups = [{"name": f"direct{i}", "params": list(q.parameters())} for i, q in enumerate(self.direct, 1)]
+            self.feedback_optimizer = feedback.make_optimizer(groups)
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Forward, then feedback if it learns."""
+        return [self.forward_optimizer, *([self.feedback_optimizer] if self.feedback_optimizer else [])]
+
+    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The error at the embedding."""
+        return self.head_as_stage(traces, self._head[0], views, labels)
+
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """Every stage its own share of the one error; then Q learns, with the forward weights as they are."""
+        *stages, head = traces
+        head.pull(top)
+        for trace, q in zip(stages, self.direct, strict=True):
+            with torch.no_grad():
+                delta = q(top).view_as(trace.h)
+            trace.pull(delta)
+        if self.feedback is None or self.feedback_optimizer is None:
+            return {}
+        return self._train(stages, head.h.detach(), self.feedback.noise_std)
+
+    def _train(self, stages: list[StageTrace], z: Tensor, sigma: float) -> Metrics:
+        assert self.feedback_optimizer is not None
+        metrics: Metrics = {}
+        for i, (trace, q) in enumerate(zip(stages, self.direct, strict=True)):
+            noise = normal_like(trace.h.detach()).mul_(sigma)
+            with torch.no_grad():
+                h = trace.h + noise
+                for above in self.model.stages[i + 1 :]:
+                    h = above(h)
+                heard = self.model.head(h) - z
+            loss = (q(heard) - noise.flatten(1)).square().mean() / sigma**2
+            (q.weight.grad,) = torch.autograd.grad(loss, [q.weight])
+            metrics[f"reconstruction_loss/stage{i + 1}"] = loss.detach()
+        self.feedback_optimizer.step()
+        return metrics

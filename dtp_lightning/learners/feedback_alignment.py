@@ -1,0 +1,122 @@
+"""Feedback alignment and its kin: backpropagation's graph, other weights on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn import grad as nn_grad
+
+from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.models.network import Network
+from dtp_lightning.models.stage import Stage
+
+
+class FeedbackAlignment(Learner):
+    """delta_{i-1} = J_{f_i}^T delta_i with other weights B_i in place of W_i; derivatives of pooling and activation stay.
+
+    ``random``: B is drawn like W and fixed (Lillicrap et al. 2016; RF in Tang et al. 2022). ``updated``: B receives
+    the very update that W does, so that W - B stays what it was (Amit 2019; URF). ``sign``: B has the signs of W
+    (Liao et al. 2016; Moskovitz et al. 2018), which do travel from the forward weights.
+
+    Args:
+        model, loss, forward_optimizer: see :class:`Learner`; with ``updated`` B learns by the same optimiser.
+        weights: as above.
+        magnitude: of sign-symmetric B: ``uniform`` is W's mean absolute value (uSF, rescaled), ``fixed`` that of a
+            random matrix (frSF), ``batch`` one redrawn for each batch (brSF; names of biotorch).
+    """
+
+    needs_input_gradients = True
+
+    def __init__(
+        self,
+        model: Network,
+        loss: nn.Module,
+        forward_optimizer: OptimizerFactory,
+        weights: Literal["random", "updated", "sign"] = "random",
+        magnitude: Literal["uniform", "fixed", "batch"] = "uniform",
+    ) -> None:
+        super().__init__(model, loss, forward_optimizer)
+        self.weights, self.magnitude = weights, magnitude
+        self.transports_weights = weights == "sign"  # type: ignore[misc]
+        self._head = (Stage(model.head),)
+        carriers = [layer for stage in (*model.stages[1:], *self._head) for layer in carrying(stage)]
+        self._index = {layer: i for i, layer in enumerate(carriers)}
+        learns = weights == "updated"
+        self.feedback_weights = nn.ParameterList(
+            nn.Parameter(drawn_like(layer.weight), requires_grad=learns) for layer in carriers
+        )
+        if learns:
+            self.forward_optimizer.add_param_group({"name": "feedback", "params": list(self.feedback_weights)})
+
+    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The error at the embedding: the head carries it back by B as well."""
+        return self.head_as_stage(traces, self._head[0], views, labels)
+
+    def run(self, stage: Stage, x: Tensor) -> tuple[Tensor, None]:
+        """f(x), whose weighted layers carry gradients of their input by B."""
+        for layer in stage.layers():
+            if x.requires_grad and layer in self._index:
+                x = CarriedBack.apply(x, layer(x.detach()), layer, self.backward_weight)
+            else:
+                x = layer(x)
+            x = x[0] if isinstance(x, tuple) else x  # a max-pool may give its switches as well
+        return x, None
+
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """As backprop does; then B takes part in W's update, where it learns."""
+        if self.weights == "sign" and self.magnitude == "batch":
+            with torch.no_grad():
+                for layer, i in self._index.items():
+                    self.feedback_weights[i].copy_(drawn_like(layer.weight))
+        delta: Tensor | None = top
+        for trace in reversed(traces):
+            assert delta is not None
+            delta = trace.pull(delta, to_input=trace is not traces[0])
+        if self.weights == "updated":
+            for layer, i in self._index.items():
+                self.feedback_weights[i].grad = layer.weight.grad.clone()
+        return {}
+
+    def backward_weight(self, layer: nn.Module) -> Tensor:
+        """B of a layer, of its weight's shape."""
+        b = self.feedback_weights[self._index[layer]]
+        if self.weights != "sign":
+            return b
+        sign = layer.weight.sign()
+        return sign * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
+
+
+def carrying(stage: Stage) -> list[Any]:
+    """The layers of a stage that have weights."""
+    return [layer for layer in stage.layers() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
+def drawn_like(weight: Tensor) -> Tensor:
+    """Weights drawn as torch draws those of convolutions and linear layers."""
+    drawn = torch.empty_like(weight)
+    nn.init.kaiming_uniform_(drawn, a=5**0.5)
+    return drawn
+
+
+class CarriedBack(torch.autograd.Function):
+    """Passes a layer's output on; its gradient reaches the layer's weights as it is and the layer's input by B."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, y: Tensor, layer: nn.Module, backward_weight: Callable[[nn.Module], Tensor]
+    ) -> Tensor:
+        ctx.shape, ctx.layer, ctx.backward_weight = x.shape, layer, backward_weight
+        return y.view_as(y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        b, layer = ctx.backward_weight(ctx.layer), ctx.layer
+        if isinstance(layer, nn.Linear):
+            return F.linear(gradient, b.T), gradient, None, None
+        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return nn_grad.conv2d_input(ctx.shape, b, gradient, *options), gradient, None, None

@@ -1,0 +1,94 @@
+"""Layer-wise learning: every stage has the objective to itself, at a head of its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.models.network import Network
+
+
+class LayerwiseLearning(Learner):
+    """delta_i = dL_i/dh_i, where L_i is the objective at a linear head of stage i; nothing comes from above.
+
+    Source: GLL and RLL of Tang et al. 2022 (paper code); the last stage's head is the model's.
+
+    Args:
+        model, loss, forward_optimizer: see :class:`Learner`; a loss with parameters is copied for each stage.
+        order: ``greedy`` trains stage 1, then 2, ... (GLL); ``random`` one stage drawn for each batch (RLL);
+            ``all`` every stage on every batch.
+        epochs_per_stage: of ``greedy``; the last stage keeps learning after its turn.
+    """
+
+    teaches_all_stages = False
+
+    def __init__(
+        self,
+        model: Network,
+        loss: nn.Module,
+        forward_optimizer: OptimizerFactory,
+        order: Literal["greedy", "random", "all"] = "greedy",
+        epochs_per_stage: PositiveInt = 5,
+    ) -> None:
+        super().__init__(model, loss, forward_optimizer)
+        if len(model.shapes) != len(model.stages):
+            raise ConfigError("layer-wise learning must know the stages' shapes: build the Network with shapes=")
+        self.order = order
+        self.epochs_per_stage = epochs_per_stage
+        sizes = [int(torch.tensor(shape).prod()) for shape in model.shapes[:-1]]
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Flatten(), nn.Linear(size, model.embedding_dim, bias=False)) for size in sizes
+        )
+        self.losses = nn.ModuleList(copy.deepcopy(loss) for _ in sizes)
+        parts = zip(self.heads, self.losses, strict=True)
+        for i, (head, own) in enumerate(parts, 1):
+            group = {"name": f"head{i}", "params": [*head.parameters(), *own.parameters()]}
+            self.forward_optimizer.add_param_group(group)
+        self.active: list[int] = []
+
+    def trace(self, images: Tensor) -> list[StageTrace]:
+        """Stages 1..i, where i is the last one that learns from this batch; only those that learn have a graph."""
+        self.active = self._active()
+        h = self.model.normalise(images)
+        traces = []
+        for i in range(self.active[-1] + 1):
+            stage = self.model.stages[i]
+            x = h.detach()
+            with torch.set_grad_enabled(i in self.active):
+                h, switches = stage.run(x)
+            traces.append(StageTrace(stage, x, h, switches))
+        return traces
+
+    def _active(self) -> list[int]:
+        stages = len(self.model.stages)
+        if self.order == "greedy":
+            return [min(self.epoch // self.epochs_per_stage, stages - 1)]
+        if self.order == "random":
+            return [int(torch.randint(stages, ()))]
+        return list(range(stages))
+
+    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gradients of each active stage's head; the sum of their losses, and dL/dh of all of them, flat."""
+        self.forward_optimizer.zero_grad(set_to_none=True)
+        total, errors = torch.zeros((), device=traces[0].x.device), []
+        for i in self.active:
+            last = i == len(self.model.stages) - 1
+            head, loss = (self.model.head, self.loss) if last else (self.heads[i], self.losses[i])
+            h = traces[i].h.requires_grad_(True)
+            value = self.objective(head(h), views, labels, loss)
+            errors.append(self.write_gradients(value, [*head.parameters(), *loss.parameters()], h).flatten())
+            total = total + value.detach()
+        return total, torch.cat(errors)
+
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """Each active stage its own error."""
+        errors = top.split([traces[i].y.numel() for i in self.active])
+        for i, error in zip(self.active, errors, strict=True):
+            traces[i].pull(error.view_as(traces[i].y))
+        return {}

@@ -1,0 +1,158 @@
+"""Target propagation: stages are given targets, made by what is above them through learned feedback."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.learners.feedback import FeedbackTraining
+from dtp_lightning.models.network import Network
+from dtp_lightning.models.stage import Stage, activation_named
+
+
+@torch.no_grad()
+def difference_target(trace: StageTrace, target: Tensor) -> Tensor:
+    """t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i).
+
+    The difference cancels what g_i reconstructs badly: where the stage's own target asks for nothing
+    (t_i = h_i), neither does the one below (Lee et al. 2015).
+
+    Args:
+        trace: stage i on this batch.
+        target: t_i, of h_i's shape.
+
+    Returns:
+        t_{i-1}, of h_{i-1}'s shape.
+    """
+    return trace.x - trace.back(trace.h) + trace.back(target)
+
+
+@torch.no_grad()
+def vanilla_target(trace: StageTrace, target: Tensor) -> Tensor:
+    """t_{i-1} = g_i(t_i), whatever g_i reconstructs badly (Bengio 2014; Le Cun 1986)."""
+    return trace.back(target)
+
+
+class HeadFeedback(nn.Module):
+    """g of the head: embedding z (N, D) -> h_L (N, C, H, W), linear and then the last stage's kind of activation."""
+
+    def __init__(self, embedding_dim: int, shape: tuple[int, ...], activation: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
+        self.activation = activation_named(activation)()
+
+    def forward(self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None) -> Tensor:
+        """(N, D) -> (N, C, H, W)."""
+        return self.activation(self.linear(u).unflatten(1, self.shape))
+
+
+class TargetPropagation(Learner):
+    """Targets travel down through learned feedback; each stage moves its own output towards its target.
+
+    t_L = h_L - step * dL/dh_L;  t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i);  stage i descends ||h_i - t_i||^2.
+    Source: thesis code; Tang et al. 2022, Algorithm 1.
+
+    Args:
+        model, loss, forward_optimizer: see :class:`Learner`.
+        feedback: how the feedback maps learn, and when.
+        target: ``difference`` as above (Lee et al. 2015), or ``vanilla``, t_{i-1} = g_i(t_i).
+        top: where the first target is: at the last ``stage``, one layer of gradient below the objective, or at the
+            ``embedding``, t_z = z - step * dL/dz, which reaches the last stage through a learned g of the head.
+        target_step: length of the step that makes the top target, in units of ``target_gradient``.
+        target_gradient: ``per_sample`` steps along each image's own gradient N * dL/dh_L, so that targets do not
+            shrink with the batch; ``batch_mean`` is the thesis' dL/dh_L, whose entries are N times smaller.
+        local_loss: ``displacement`` is ||h_i - t_i||^2 / (2 step), summed over features: the top stage's gradient
+            equals backprop's and its learning rate carries over. ``thesis`` is mean((h_i - t_i)^2) over images and
+            features, whose gradients Adam's epsilon swallows at the thesis' batch size.
+        order: ``targets_first`` takes targets with the old feedback and then trains it (thesis);
+            ``feedback_first`` the other way round (Algorithm 1 of Tang et al. 2022).
+        head_activation: of the head's g, where there is one: that of the last stage.
+    """
+
+    uses_feedback_maps = True
+
+    def __init__(
+        self,
+        model: Network,
+        loss: nn.Module,
+        forward_optimizer: OptimizerFactory,
+        feedback: FeedbackTraining,
+        target: Literal["difference", "vanilla"] = "difference",
+        top: Literal["stage", "embedding"] = "stage",
+        target_step: PositiveFloat = 0.5,
+        target_gradient: Literal["per_sample", "batch_mean"] = "batch_mean",
+        local_loss: Literal["displacement", "thesis"] = "displacement",
+        order: Literal["targets_first", "feedback_first"] = "targets_first",
+        head_activation: str = "Tanh",
+    ) -> None:
+        super().__init__(model, loss, forward_optimizer)
+        self.feedback = feedback
+        self.head_feedback: nn.Module | None = None
+        self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
+        if top == "embedding":
+            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation)
+            self._head = (Stage(model.head, self.head_feedback),)
+        self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
+        self.below = difference_target if target == "difference" else vanilla_target
+        self.target_step = target_step
+        self.target_gradient = target_gradient
+        self.local_loss = local_loss
+        self.order = order
+        self.batches = 0
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Forward, then feedback if it learns."""
+        return [self.forward_optimizer, *([self.feedback_optimizer] if self.feedback_optimizer else [])]
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Batches seen, which the schedule of the feedback counts."""
+        return {"batches": self.batches}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.batches = state["batches"]
+
+    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The error at the last stage, or at the embedding."""
+        if self._head:
+            return self.head_as_stage(traces, self._head[0], views, labels)
+        return super().teach_head(traces, views, labels)
+
+    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """Targets and feedback training, in the chosen order; no forward weight moves before both are done."""
+        learns = self.feedback_optimizer is not None and self.feedback.due(self.batches, self.epoch)
+        metrics: Metrics = {}
+        if learns and self.order == "feedback_first":
+            metrics |= self.feedback.train(traces, self.feedback_optimizer)
+        if self.feedback.forward_due(self.batches, self.epoch):
+            metrics |= self._teach_stages(traces, top, measure)
+        else:
+            self.forward_optimizer.zero_grad(set_to_none=True)
+        if learns and self.order == "targets_first":
+            metrics |= self.feedback.train(traces, self.feedback_optimizer)
+        self.batches += 1
+        return metrics
+
+    def _teach_stages(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
+        step = self.target_step * (len(top) if self.target_gradient == "per_sample" else 1)
+        metrics = {}
+        target = torch.add(traces[-1].h, top, alpha=-step)
+        for i in range(len(traces), 0, -1):
+            trace = traces[i - 1]
+            error = trace.h - target
+            # dL_local/dh = scale * error, whichever reduction the local loss has
+            scale = 1 / step if self.local_loss == "displacement" else 2 / error.numel()
+            trace.pull(error * scale)
+            if measure:
+                name = f"stage{i}" if i <= len(self.model.stages) else "head"
+                metrics[f"local_loss/{name}"] = error.square().sum() * (scale / 2)
+            if i > 1:
+                target = self.below(trace, target)
+        return metrics

@@ -1,0 +1,46 @@
+"""The hinge on inner products that CLAPP is made of, for two views of a batch."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from dtp_lightning.errors import ConfigError
+
+
+class ClappHinge(nn.Module):
+    """One view predicts the other through a learned map W; the score of a pair is u_ij = <z0_i, W z1_j>.
+
+        L = mean_i [margin - u_ii]+  +  mean_{i != j} [margin + u_ij]+
+
+    After Illing et al. (2021), CLAPP, whose two "fixations" are here two views of an image (CLAPP with our deformations
+    in Tang et al. 2022; advisor's code: the same scores and hinge, summed). W learns with the head. Meant for layer-wise
+    learners, which give every stage its own W.
+
+    Args:
+        embedding_dim: D, the size of W.
+        margin: delta.
+    """
+
+    def __init__(self, embedding_dim: PositiveInt, margin: PositiveFloat = 1.0) -> None:
+        super().__init__()
+        self.predict = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.margin = margin
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Scalar loss of embeddings z0, z1 (B, D), row i of both from the same image; any B >= 1.
+
+        Raises:
+            ConfigError: embeddings of another size than W.
+        """
+        if z0.shape[1] != self.predict.in_features:
+            raise ConfigError(
+                f"loss.embedding_dim={self.predict.in_features}, but embeddings have {z0.shape[1]} numbers: "
+                "set it to model.embedding_dim"
+            )
+        scores = z0 @ self.predict(z1).T
+        right = torch.relu(self.margin - scores.diagonal()).mean()
+        wrong = torch.relu(self.margin + scores)
+        others = wrong.sum() - wrong.diagonal().sum()
+        return right + others / max(1, len(z0) * (len(z0) - 1))
