@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
 import pytest
 import torch
-from conftest import composed, learner_of, options, sgd
+from conftest import composed, learner_of, options
 from torch import Tensor, nn
 
 from dtp_lightning.config import checked
-from dtp_lightning.learners import Backprop, FixedFeedback, Learner, TargetPropagation
-from dtp_lightning.losses import ContrastiveHinge
-from dtp_lightning.models import Network, Stage
+from dtp_lightning.learners import Learner
 
 LEARNERS = options("learner")
 

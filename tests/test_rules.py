@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -112,7 +113,7 @@ class FlatFeedback(nn.Linear):
 def linear_network(*sizes: int, embedding: int = 4) -> Network:
     torch.manual_seed(0)
     stages = []
-    for i, (below, here) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (below, here) in enumerate(itertools.pairwise(sizes)):
         stages.append(Stage(FlatLinear(below, here), FlatFeedback(here, below, bias=False) if i else None))
     head = nn.Sequential(nn.Flatten(), nn.Linear(sizes[-1], embedding))
     return Network(stages, head, shapes=[(1, 1, n) for n in sizes[1:]]).double()

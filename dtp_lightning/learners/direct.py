@@ -94,7 +94,8 @@ class DirectFeedback(Learner):
                     h = above(h)
                 heard = self.model.head(h) - z
             loss = (q(heard) - noise.flatten(1)).square().mean() / sigma**2
-            (q.weight.grad,) = torch.autograd.grad(loss, [q.weight])
+            (weight,) = q.parameters()
+            (weight.grad,) = torch.autograd.grad(loss, [weight])
             metrics[f"reconstruction_loss/stage{i + 1}"] = loss.detach()
         self.feedback_optimizer.step()
         return metrics

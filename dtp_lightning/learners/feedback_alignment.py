@@ -16,7 +16,7 @@ from dtp_lightning.models.stage import Stage
 
 
 class FeedbackAlignment(Learner):
-    """delta_{i-1} = J_{f_i}^T delta_i with other weights B_i in place of W_i; derivatives of pooling and activation stay.
+    """delta_{i-1} = J_{f_i}^T delta_i with weights B_i in place of W_i; pooling and activation keep their derivatives.
 
     ``random``: B is drawn like W and fixed (Lillicrap et al. 2016; RF in Tang et al. 2022). ``updated``: B receives
     the very update that W does, so that W - B stays what it was (Amit 2019; URF). ``sign``: B has the signs of W
@@ -78,19 +78,19 @@ class FeedbackAlignment(Learner):
             delta = trace.pull(delta, to_input=trace is not traces[0])
         if self.weights == "updated":
             for layer, i in self._index.items():
-                self.feedback_weights[i].grad = layer.weight.grad.clone()
+                gradient = layer.weight.grad
+                self.feedback_weights[i].grad = None if gradient is None else gradient.clone()
         return {}
 
-    def backward_weight(self, layer: nn.Module) -> Tensor:
+    def backward_weight(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
         """B of a layer, of its weight's shape."""
         b = self.feedback_weights[self._index[layer]]
         if self.weights != "sign":
             return b
-        sign = layer.weight.sign()
-        return sign * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
+        return layer.weight.sign() * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
 
 
-def carrying(stage: Stage) -> list[Any]:
+def carrying(stage: Stage) -> list[nn.Conv2d | nn.Linear]:
     """The layers of a stage that have weights."""
     return [layer for layer in stage.layers() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
@@ -106,7 +106,7 @@ class CarriedBack(torch.autograd.Function):
     """Passes a layer's output on; its gradient reaches the layer's weights as it is and the layer's input by B."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, y: Tensor, layer: nn.Module, backward_weight: Callable[[nn.Module], Tensor]
     ) -> Tensor:
         ctx.shape, ctx.layer, ctx.backward_weight = x.shape, layer, backward_weight
@@ -114,7 +114,7 @@ class CarriedBack(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         b, layer = ctx.backward_weight(ctx.layer), ctx.layer
         if isinstance(layer, nn.Linear):
             return F.linear(gradient, b.T), gradient, None, None

@@ -127,16 +127,16 @@ class TargetPropagation(Learner):
 
     def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Targets and feedback training, in the chosen order; no forward weight moves before both are done."""
-        learns = self.feedback_optimizer is not None and self.feedback.due(self.batches, self.epoch)
+        optimizer = self.feedback_optimizer if self.feedback.due(self.batches, self.epoch) else None
         metrics: Metrics = {}
-        if learns and self.order == "feedback_first":
-            metrics |= self.feedback.train(traces, self.feedback_optimizer)
+        if optimizer and self.order == "feedback_first":
+            metrics |= self.feedback.train(traces, optimizer)
         if self.feedback.forward_due(self.batches, self.epoch):
             metrics |= self._teach_stages(traces, top, measure)
         else:
             self.forward_optimizer.zero_grad(set_to_none=True)
-        if learns and self.order == "targets_first":
-            metrics |= self.feedback.train(traces, self.feedback_optimizer)
+        if optimizer and self.order == "targets_first":
+            metrics |= self.feedback.train(traces, optimizer)
         self.batches += 1
         return metrics
 

@@ -14,9 +14,9 @@ class ClappHinge(nn.Module):
 
         L = mean_i [margin - u_ii]+  +  mean_{i != j} [margin + u_ij]+
 
-    After Illing et al. (2021), CLAPP, whose two "fixations" are here two views of an image (CLAPP with our deformations
-    in Tang et al. 2022; advisor's code: the same scores and hinge, summed). W learns with the head. Meant for layer-wise
-    learners, which give every stage its own W.
+    After Illing et al. (2021), CLAPP, whose two moments of one fixation are here two views of an image (CLAPP with our
+    deformations in Tang et al. 2022; advisor's code: the same scores and hinge, summed). W learns with the head.
+    Meant for layer-wise learners, which give every stage its own W.
 
     Args:
         embedding_dim: D, the size of W.

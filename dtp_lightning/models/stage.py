@@ -141,7 +141,7 @@ class UnpoolFeedback(ConvFeedback):
         """(N, C, H', W') -> (N, C_below, *size)."""
         inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
         if switches is not None:
-            spread = F.max_unpool2d(u, switches, self.pool, self.pool, output_size=inner)
+            spread = F.max_unpool2d(u, switches, [self.pool, self.pool], output_size=inner)
         else:
             spread = F.interpolate(u, scale_factor=self.pool, mode="nearest") / self.pool**2
             spread = F.pad(spread, (0, inner[1] - spread.shape[-1], 0, inner[0] - spread.shape[-2]))
@@ -189,9 +189,9 @@ def conv_stage(
         pools[pooling] if pool > 1 else nn.Identity(),
         activation_named(activation)(),
     )
-    channels, options = (out_channels, in_channels, kernel_size), {"activation": activation_below, "bias": bias}
     if feedback is None:
         return Stage(forward_map)
+    channels = (out_channels, in_channels, kernel_size)
     if feedback == "unpool" and pool > 1:
-        return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, **options))
-    return Stage(forward_map, ConvFeedback(*channels, stride * pool, **options))
+        return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, activation=activation_below, bias=bias))
+    return Stage(forward_map, ConvFeedback(*channels, stride * pool, activation=activation_below, bias=bias))
