@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
+from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.checkpoint import Checkpoint
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
@@ -31,6 +32,7 @@ from dtp_lightning.evaluation.judge import judge
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.report import plots, summary
+from dtp_lightning.report.diagnostics_plot import plot_diagnostics
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         tracking.metrics_csv(folder),
         *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
     ]
+    macs = macs_per_image(parts.module.learner, parts.data.spec, parts.views)
     failed = True
     try:
         trainer, cost = _fit(values, parts, loggers, folder)
@@ -74,7 +77,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
             parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
         )
         found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, **judged, **cost.summary()}
-        found |= summary.provenance()
+        found |= {"cost/macs_per_image": macs, **summary.provenance()}
         _finish(found, loggers, folder, step=parts.module.global_step)
         failed = False
     finally:
@@ -156,12 +159,14 @@ class Parts:
     Attributes:
         data: images.
         module: learner and views.
+        views: V, of each image.
         untrained: a copy of the learner's network as it is before any training.
         evaluations: built before training, so that what they lack is known before an hour is lost.
     """
 
     data: ImageData
     module: PretrainModule
+    views: int
     untrained: Network
     evaluations: dict[str, Evaluation]
 
@@ -181,7 +186,7 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
     module = PretrainModule(learner, augment, values["seed"], kept)
-    return Parts(data, module, untrained, usable(evaluations, data, default=True))
+    return Parts(data, module, augment.views, untrained, usable(evaluations, data, default=True))
 
 
 def _fit(values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path) -> tuple[pl.Trainer, Cost]:
@@ -249,6 +254,8 @@ def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step:
     """The summary and figures, first on disk and then in the trackers (not in metrics.csv: it is a time series)."""
     summary.write_summary(found, folder / "summary.json")
     plots.plot_curves(folder / "metrics.csv", folder / "plots" / "curves.png")
+    title = "{learner} x {loss}, {model} on {dataset}, seed {seed}".format(**found)
+    plot_diagnostics(folder / "metrics.csv", folder / "plots" / "diagnostics.png", title)
     trackers = loggers[1:]
     for logger in trackers:
         logger.log_metrics({key: value for key, value in found.items() if isinstance(value, float)}, step=step)

@@ -1,4 +1,4 @@
-"""What training costs: seconds, images a second, peak memory."""
+"""What training costs: seconds, images a second, seconds a step, peak memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ class Cost(pl.Callback):
 
     Attributes:
         fit_seconds: wall time of the whole fit, validation and checkpoints included.
-        training_seconds: the part spent in training batches and between them.
+        training_seconds: the part spent in training batches and between them, without that of callbacks that say
+            how much of it was theirs (``overhead_seconds``).
         images: training images seen (each of them twice, as two views).
+        steps: batches.
     """
 
     def __init__(self) -> None:
         self.fit_seconds = 0.0
         self.training_seconds = 0.0
         self.images = 0
+        self.steps = 0
         self._fit_began = 0.0
         self._epoch_began: float | None = None
+        self._overhead = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and the memory's high-water mark where the system lets us."""
@@ -36,6 +40,7 @@ class Cost(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An epoch's training begins."""
+        self._overhead = _overhead(trainer)
         self._epoch_began = time.perf_counter()
 
     def on_train_batch_end(
@@ -43,32 +48,40 @@ class Cost(pl.Callback):
     ) -> None:
         """Count images; stop the clock after the last batch, before validation."""
         self.images += len(batch.images)
+        self.steps += 1
         if trainer.is_last_batch:
-            self._stop()
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """For an epoch cut short."""
-        self._stop()
+        self._stop(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop()
+        self._stop(trainer)
         self.fit_seconds = time.perf_counter() - self._fit_began
 
-    def _stop(self) -> None:
+    def _stop(self, trainer: pl.Trainer) -> None:
         if self._epoch_began is not None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.training_seconds += time.perf_counter() - self._epoch_began
+            self.training_seconds += time.perf_counter() - self._epoch_began - (_overhead(trainer) - self._overhead)
             self._epoch_began = None
 
     def summary(self) -> dict[str, float]:
-        """``fit/seconds``, ``fit/images_per_second`` (training only), ``fit/peak_memory_mib``."""
+        """``fit/seconds``, ``fit/peak_memory_mib``; training alone: ``fit/images_per_second`` and seconds a step."""
         return {
             "fit/seconds": self.fit_seconds,
             "fit/images_per_second": self.images / self.training_seconds if self.training_seconds else 0.0,
             "fit/peak_memory_mib": peak_memory_mib(),
+            "cost/seconds_per_step": self.training_seconds / self.steps if self.steps else 0.0,
         }
+
+
+def _overhead(trainer: pl.Trainer) -> float:
+    """Seconds that the other callbacks took out of training so far."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(getattr(callback, "overhead_seconds", 0.0) for callback in callbacks)
 
 
 def reset_peak_memory() -> None:

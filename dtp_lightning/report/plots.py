@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
             axis.imshow(picture.permute(1, 2, 0).squeeze(-1).cpu().numpy().clip(0, 1), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_curves(metrics: Path, path: Path) -> None:
@@ -39,11 +40,8 @@ def plot_curves(metrics: Path, path: Path) -> None:
 
     A run too short to log anything has no such file and gets no figure.
     """
-    if not metrics.exists():
-        return
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})
+    rows = read_rows(metrics)
+    names = names_in(rows)
     panels = [
         ("objective", [n for n in names if n in ("train/loss", "val/loss")], "linear"),
         ("validation k-NN accuracy", [n for n in names if n == "val/knn_acc"], "linear"),
@@ -58,7 +56,7 @@ def plot_curves(metrics: Path, path: Path) -> None:
     if not panels:
         return
     figure = Figure(figsize=(4.2 * len(panels), 3.2))
-    per_epoch = _steps_per_epoch(rows)
+    per_epoch = steps_per_epoch(rows)
     for axis, (title, shown, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, colour in zip(shown, COLOURS, strict=False):
             points = [((int(row["step"]) + 1) / per_epoch, float(row[name])) for row in rows if row.get(name)]
@@ -69,15 +67,33 @@ def plot_curves(metrics: Path, path: Path) -> None:
                 marker="o",
                 ms=2.5,
             )
-        axis.set(title=title, xlabel="epoch", yscale=scale)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        dress(axis, title, scale)
         if len(shown) > 1:
             axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _steps_per_epoch(rows: Sequence[dict[str, str]]) -> float:
+def read_rows(metrics: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv, empty cells as ""; none where there is no such file."""
+    if not metrics.exists():
+        return []
+    with metrics.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def names_in(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Quantities that have a value somewhere, sorted."""
+    return sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})
+
+
+def dress(axis: Axes, title: str, scale: str = "linear") -> None:
+    """The look of every panel over epochs."""
+    axis.set(title=title, xlabel="epoch", yscale=scale)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+
+
+def steps_per_epoch(rows: Sequence[dict[str, str]]) -> float:
     """Batches an epoch: what the last validation row (logged at an epoch's last batch) says."""
     ends = [(int(row["step"]) + 1, int(row["epoch"]) + 1) for row in rows if row.get("val/loss")]
     return ends[-1][0] / ends[-1][1] if ends else 1.0
@@ -122,7 +138,7 @@ def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], ti
     figure.colorbar(
         drawn, ax=axis, fraction=0.046, label="share of the true class" + (" (cells in %)" if k <= 12 else "")
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path) -> None:
@@ -150,9 +166,10 @@ def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path
             axis.legend(frameon=False)
         grid[-1][column].set_xlabel(f"{quantity} (dashed: mean)")
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
