@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -111,13 +111,13 @@ class TargetPropagation(Learner):
         """Forward, then feedback if it learns."""
         return [self.forward_optimizer, *([self.feedback_optimizer] if self.feedback_optimizer else [])]
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Batches seen, which the schedule of the feedback counts."""
-        return {"batches": self.batches}
+    def get_extra_state(self) -> Tensor:
+        """Batches seen, which the schedule of the feedback counts (no buffer: reading one would wait for the GPU)."""
+        return torch.tensor(self.batches)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """From a checkpoint."""
-        self.batches = state["batches"]
+        self.batches = int(state)
 
     def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The error at the last stage, or at the embedding."""
