@@ -111,7 +111,7 @@ def diagnose(learner: Learner, views: Tensor, labels: Tensor | None = None) -> d
     generator = torch.Generator().manual_seed(SEED)
     found = {}
     with torch.no_grad():
-        traces = learner.trace(views.flatten(0, 1))
+        traces = Learner.trace(learner, views.flatten(0, 1))  # all stages: some rules trace only those they teach
         embeddings = learner.model.head(traces[-1].h)
     for i, trace in enumerate(traces, 1):
         found[f"dead_units/stage{i}"] = dead_units(trace.h)
