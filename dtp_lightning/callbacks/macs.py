@@ -48,8 +48,9 @@ def count_macs(function: Callable[[], object]) -> int:
 def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     """MACs of one whole learning step for one view of one image: forward, targets, feedback, gradients, head.
 
-    Counted on a copy, at its first step, with two images; a rule whose steps differ (a stage a turn, feedback every
-    few batches) is counted by that first one. Products between the images of a batch are counted at two images.
+    Counted on a copy, at its first step, with two images; a rule whose feedback learns on every few batches only is
+    counted by that first one, a layer-wise one by the mean over its stages' turns. Products between the images of a
+    batch are counted at two images.
 
     Args:
         learner: on the CPU; unchanged.
@@ -60,4 +61,8 @@ def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     with torch.random.fork_rng([]):
         batch = torch.rand(views, 2, images.channels, images.height, images.width)
         labels = torch.zeros(2, dtype=torch.long)
-        return count_macs(lambda: used.step(batch, labels, measure=False)) / (views * 2)
+        total = 0
+        for turn in range(used.turns):
+            used.turn = turn if used.turns > 1 else None
+            total += count_macs(lambda: used.step(batch, labels, measure=False))
+    return total / used.turns / (views * 2)

@@ -99,6 +99,9 @@ class Learner(nn.Module, ABC):
         top = [("head", model.head.parameters()), ("loss", loss.parameters())]
         self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
         self.epoch = 0
+        self.turns = 1
+        """How many kinds of steps there are (layer-wise rules: one a stage); ``turn`` fixes one, to count its cost."""
+        self.turn: int | None = None
 
     @property
     def optimizers(self) -> list[Optimizer]:

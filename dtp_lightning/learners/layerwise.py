@@ -51,6 +51,7 @@ class LayerwiseLearning(Learner):
             group = {"name": f"head{i}", "params": [*head.parameters(), *own.parameters()]}
             self.forward_optimizer.add_param_group(group)
         self.active: list[int] = []
+        self.turns = 1 if order == "all" else len(model.stages)
 
     def trace(self, images: Tensor) -> list[StageTrace]:
         """Stages 1..i, where i is the last one that learns from this batch; only those that learn have a graph."""
@@ -67,6 +68,8 @@ class LayerwiseLearning(Learner):
 
     def _active(self) -> list[int]:
         stages = len(self.model.stages)
+        if self.turn is not None:
+            return [self.turn]
         if self.order == "greedy":
             return [min(self.epoch // self.epochs_per_stage, stages - 1)]
         if self.order == "random":

@@ -18,10 +18,10 @@ from dtp_lightning.report.summary import AXES, settings_of
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All summaries below these folders, each with the overrides that its command line gave (except the seed)."""
+    """All summaries below these folders, each with its folder and what its command line set (except the seed)."""
     runs = []
     for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
-        run = {"settings": settings_of(path.parent), **json.loads(path.read_text())}
+        run = {"folder": str(path.parent), "settings": settings_of(path.parent), **json.loads(path.read_text())}
         if run.get("evaluated_on", run["dataset"]) != run["dataset"]:
             run["settings"] = f"{run['settings']} on {run['evaluated_on']}".strip()
         runs.append(run)
@@ -46,21 +46,32 @@ def table(runs: Sequence[Mapping[str, Any]], split: str) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for names, seeds in cells.items():
         members = list(seeds.values())
-        row = [*names, str(len(members)), *(_cell(members, f"{p}/{split}_acc", 100) for p in probes)]
-        lines.append("| " + " | ".join([*row, _cell(members, "fit/seconds", 1)]) + " |")
+        row = [*names, str(len(members)), *(spread(members, f"{p}/{split}_acc", 100) for p in probes)]
+        lines.append("| " + " | ".join([*row, spread(members, "fit/seconds", 1)]) + " |")
     unique = {run["seed"]: run for run in runs}  # the untrained encoder depends on the seed alone
     if len({(run["dataset"], run["model"]) for run in runs}) == 1:
-        random = [_cell(list(unique.values()), f"random_encoder/{p}/{split}_acc", 100) for p in probes]
+        random = [spread(list(unique.values()), f"random_encoder/{p}/{split}_acc", 100) for p in probes]
         lines.append("| " + " | ".join([*names[:2], "-", "random", "0", "", str(len(unique)), *random, "-"]) + " |")
     return "\n".join(lines)
 
 
-def _cell(runs: Sequence[Mapping[str, Any]], key: str, factor: float) -> str:
+def spread(runs: Sequence[Mapping[str, Any]], key: str, factor: float, digits: int = 1) -> str:
+    """Mean ± standard deviation of a quantity over runs that have it; ``-`` where none has."""
     values = [factor * run[key] for run in runs if run.get(key) is not None]
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Every run's summary as a row of a CSV file (without its folder, which is this machine's business)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for run in runs for key in run if key != "folder"))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(runs)
 
 
 def main() -> None:
@@ -74,12 +85,7 @@ def main() -> None:
     if not runs:
         parser.error(f"no summary.json below {', '.join(map(str, arguments.folders))}")
     if arguments.save:
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        columns = list(dict.fromkeys(key for run in runs for key in run))
-        with arguments.save.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(runs)
+        save_runs(runs, arguments.save)
     print(table(runs, arguments.split))
     print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
 
