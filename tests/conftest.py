@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,21 @@ from dtp_lightning.learners import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+OWN = os.environ.get("DTP_LIGHTNING_CONF")  # a folder like conf/ outside the repository: what it adds is tested too
+CONFS = [CONF, *([Path(OWN).resolve()] if OWN else [])]
 TINY = ImageSpec(channels=3, height=16, width=16, mirror_safe=True)
 
 
 def options(group: str) -> list[str]:
     """All options of a group: a new YAML file is tested without being named here."""
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    return sorted(p.stem for conf in CONFS for p in (conf / group).glob("*.yaml"))
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     """Configuration and group choices for these overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", list(overrides), return_hydra_config=True)
+        search = [f"hydra.searchpath=[{','.join(f'file://{conf}' for conf in CONFS[1:])}]"] if CONFS[1:] else []
+        config = compose("train", [*overrides, *search], return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config.hydra

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,28 +223,52 @@ def test_a_failing_job_of_a_multirun_leaves_the_others(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "sweep" / "1" / "summary.json").read_text())["epochs"] == 2
 
 
-def test_a_new_rule_is_one_python_file_and_one_yaml_file(tmp_path: Path) -> None:
-    """Outside the repository, found through Hydra's search path."""
-    (tmp_path / "sign_descent.py").write_text(
+@pytest.fixture
+def own_rules(tmp_path: Path) -> Path:
+    """A rule outside the repository, once honest about transporting weights and once not."""
+    (tmp_path / "signed.py").write_text(
         "from dtp_lightning.learners import Learner\n\n\n"
-        "class SignDescent(Learner):\n"
+        "class SignedBackprop(Learner):\n"
+        "    transports_weights = True\n"
+        "    needs_input_gradients = True\n\n"
         "    def teach(self, traces, top, *, measure):\n"
+        "        delta = top\n"
         "        for trace in reversed(traces):\n"
-        "            trace.pull(trace.h.sign() * top.abs().mean())\n"
-        "        return {}\n"
+        "            signs = delta.sign() * delta.abs().mean()\n"
+        "            delta = trace.pull(signs, to_input=trace is not traces[0])\n"
+        "        return {}\n\n\n"
+        "class SaysItIsLocal(SignedBackprop):\n"
+        "    transports_weights = False\n"
     )
     group = tmp_path / "conf" / "learner"
     group.mkdir(parents=True)
-    optimiser = "forward_optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 0.1}\n"
-    (group / "sign_descent.yaml").write_text("_target_: sign_descent.SignDescent\n" + optimiser)
+    optimiser = "forward_optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: 5e-4}\n"
+    (group / "signed_bp.yaml").write_text("_target_: signed.SignedBackprop\n" + optimiser)
+    (group / "says_it_is_local.yaml").write_text("_target_: signed.SaysItIsLocal\n" + optimiser)
+    return tmp_path
+
+
+def test_a_new_rule_is_one_python_file_and_one_yaml_file(own_rules: Path) -> None:
+    """Outside the repository, found through Hydra's search path."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--config-dir", str(tmp_path / "conf"), "learner=sign_descent",
+        [sys.executable, str(ROOT / "train.py"), "--config-dir", str(own_rules / "conf"), "learner=signed_bp",
          *SHORT, *CHEAP, "hydra.run.dir=run"],
-        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        cwd=own_rules, env={"PYTHONPATH": str(own_rules), "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["learner"] == "sign_descent"
+    assert json.loads((own_rules / "run" / "summary.json").read_text())["learner"] == "signed_bp"
+
+
+def test_the_contracts_judge_a_new_rule(own_rules: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests" / "test_learners.py"), "-k", "signed_bp or says_it"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": f"{own_rules}:{ROOT}", "DTP_LIGHTNING_CONF": str(own_rules / "conf")},
+    )  # fmt: skip
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 1 and "weight_transport_is_as_declared[says_it_is_local]" in failed[0], done.stdout[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
 
 
 def test_what_this_machine_cannot_do_is_one_line(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
