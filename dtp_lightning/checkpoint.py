@@ -65,3 +65,15 @@ class Checkpoint:
             network.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             raise DataError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[-1]}") from error
+
+
+def step_of(path: Path) -> int:
+    """How many batches a checkpoint has seen.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
+    except (KeyError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error

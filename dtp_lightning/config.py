@@ -26,6 +26,7 @@ SCALARS: dict[str, Any] = {
     "loading": Literal["auto", "memory", "stream"],
     "workers": NonNegativeInt,
     "mode": Literal["train", "views"],
+    "resume": bool | str,
 }
 SINGLES = ("learner", "loss", "model", "dataset", "augment", "trainer")
 COLLECTIONS = ("evaluation", "callbacks", "logger")

@@ -43,10 +43,14 @@ class PretrainModule(pl.LightningModule):
         """The learner's own optimisers, the forward one first."""
         return self.learner.optimizers
 
-    def on_train_epoch_start(self) -> None:
-        """Draw this epoch's randomness from (seed, epoch)."""
-        torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
-        self.learner.start_epoch(self.current_epoch)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw an epoch's randomness from (seed, epoch), before its first batch.
+
+        Not in ``on_train_epoch_start``: Lightning leaves that out in the first epoch after a checkpoint was resumed.
+        """
+        if batch_idx == 0:
+            torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+            self.learner.start_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One learner step; metrics leave the device only when they are logged."""

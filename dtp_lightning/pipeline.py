@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.checkpoint import Checkpoint
+from dtp_lightning.checkpoint import Checkpoint, step_of
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule, fits_memory
@@ -33,6 +33,7 @@ from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
+from dtp_lightning.run_folder import claimed, clear_error, record_error
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,20 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
-    _claim(folder, values)
+    with claimed(folder, values) as claim:
+        if claim.finished is not None:
+            print(f"finished already: {folder}", flush=True)
+            return claim.finished
+        try:
+            found = _run(values, names, folder, claim.checkpoint)
+        except BaseException as error:
+            record_error(folder, error)
+            raise
+        clear_error(folder)
+    return found
+
+
+def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     _quieten()
     _seed(values["seed"])
     parts = _assemble(values, names)
@@ -65,13 +79,13 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         print(f"views drawn to {folder / 'plots' / 'views.png'}", flush=True)
         return {}
     loggers = [
-        tracking.metrics_csv(folder),
+        tracking.metrics_csv(folder, up_to_step=step_of(checkpoint) if checkpoint else 0),
         *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
     ]
     macs = macs_per_image(parts.module.learner, parts.data.spec, parts.views)
     failed = True
     try:
-        trainer, cost = _fit(values, parts, loggers, folder)
+        trainer, cost = _fit(values, parts, loggers, folder, checkpoint)
         trained, device = parts.module.learner.model, trainer.strategy.root_device
         judged = judge(
             parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
@@ -105,7 +119,13 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     _quieten()
     path = cwd / Path(values["checkpoint"]).expanduser()
     stored = Checkpoint.read(path)
-    _claim(folder, values)
+    with claimed(folder, values):  # a folder holds one run or one evaluation
+        return _evaluate(values, choices, folder, stored, path)
+
+
+def _evaluate(
+    values: Mapping[str, Any], choices: Mapping[str, str], folder: Path, stored: Checkpoint, path: Path
+) -> dict[str, Any]:
     seed = stored.config["seed"]
     data: ImageData = build(values["dataset"] or stored.config["dataset"]).like(stored.images)
     _seed(seed)  # the untrained network is the one that this run began with
@@ -141,15 +161,6 @@ def _device(accelerator: str) -> torch.device:
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _claim(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the resolved configuration; whoever creates the file owns the folder."""
-    try:
-        with (folder / "config.yaml").open("x") as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
-    except FileExistsError as error:
-        raise ConfigError(f"{folder} holds a run already: choose another folder by hydra.run.dir=...") from error
 
 
 @dataclass
@@ -189,8 +200,10 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     return Parts(data, module, augment.views, untrained, usable(evaluations, data, default=True))
 
 
-def _fit(values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path) -> tuple[pl.Trainer, Cost]:
-    """Train; returns the trainer and what it cost."""
+def _fit(
+    values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path, start: Path | None
+) -> tuple[pl.Trainer, Cost]:
+    """Train, from a checkpoint if there is one; returns the trainer and what it cost."""
     data, module = parts.data, parts.module
     cost = Cost()
     checkpoint = ModelCheckpoint(
@@ -209,7 +222,8 @@ def _fit(values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder:
         supervised=supervised, loading=values["loading"], workers=values["workers"],
     )  # fmt: skip
     _draw_views(parts, folder)
-    trainer.fit(module, batches)
+    # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
+    trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
     return trainer, cost
 
 

@@ -33,15 +33,29 @@ class Cost(pl.Callback):
         self._epoch_began: float | None = None
         self._overhead = 0.0
 
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run goes on counting from."""
+        self._stop_fit_clock()
+        return {"fit_seconds": self.fit_seconds, "training_seconds": self.training_seconds, "images": self.images,
+                "steps": self.steps}  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.fit_seconds, self.training_seconds = state_dict["fit_seconds"], state_dict["training_seconds"]
+        self.images, self.steps = int(state_dict["images"]), int(state_dict["steps"])
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and the memory's high-water mark where the system lets us."""
         reset_peak_memory()
         self._fit_began = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch's training begins."""
-        self._overhead = _overhead(trainer)
-        self._epoch_began = time.perf_counter()
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """An epoch's training begins (Lightning announces no epoch right after a checkpoint was resumed)."""
+        if batch_idx == 0:
+            self._overhead = _overhead(trainer)
+            self._epoch_began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,7 +73,12 @@ class Cost(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
         self._stop(trainer)
-        self.fit_seconds = time.perf_counter() - self._fit_began
+        self._stop_fit_clock()
+
+    def _stop_fit_clock(self) -> None:
+        now = time.perf_counter()
+        self.fit_seconds += now - self._fit_began
+        self._fit_began = now
 
     def _stop(self, trainer: pl.Trainer) -> None:
         if self._epoch_began is not None:

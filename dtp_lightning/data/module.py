@@ -126,6 +126,10 @@ class ImageDataModule(pl.LightningDataModule):
         else:
             split = Split(split.images[:].to(device), split.labels.to(device))
         sampler = BatchSampler(len(split), self.batch_size, shuffle=shuffle, seed=self.seed, device=device)
+        if self.trainer is not None:
+            # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
+            # as current only later still; "ready" is the number of epochs that had begun
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.ready)
         workers = self.workers if self.stream else 0
         return DataLoader(
             BatchesOf(split.images, split.labels),

@@ -1,0 +1,128 @@
+"""A run folder: who writes into it, and how far its run came."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dtp_lightning.config import flat_keys
+from dtp_lightning.errors import ConfigError, DataError
+
+with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
+    import fcntl
+
+MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator")
+"""What a resumed run's command line may say otherwise than the run did."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that this process alone writes into.
+
+    Attributes:
+        checkpoint: to go on from; None begins at the beginning.
+        finished: the summary of a run that needs no more training.
+    """
+
+    checkpoint: Path | None = None
+    finished: dict[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
+    """Own a folder for the time of a run; what it holds already stays, unless ``resume`` says to go on with it.
+
+    Args:
+        folder: exists.
+        values: resolved configuration, written to config.yaml; ``resume`` is False, True (go on with the run in this
+            folder, if there is one), or a checkpoint, or the folder of a run to go on from.
+
+    Raises:
+        ConfigError: the folder holds another run, or another process is at work in it.
+        DataError: ``resume`` names a checkpoint that does not exist.
+    """
+    with _lock(folder):
+        resume = values.get("resume", False)
+        path = folder / "config.yaml"
+        if not path.exists():
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
+            yield Claim(_named(Path(resume)) if isinstance(resume, str) else None)
+            return
+        if resume is not True:
+            raise ConfigError(
+                f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
+            )
+        _same_run(path, values)
+        finished = _summary(folder)
+        if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
+            yield Claim(finished=finished)
+            return
+        last = folder / "checkpoints" / "last.ckpt"
+        yield Claim(last if last.exists() else None)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """The system frees the lock when the process ends, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        if "fcntl" in globals():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(f"another process is at work in {folder}: wait for it, or choose another") from error
+        yield
+
+
+def _same_run(path: Path, values: Mapping[str, Any]) -> None:
+    """The run in the folder was asked for the same as this one."""
+    stored, asked = (OmegaConf.create(dict(v)) for v in (OmegaConf.load(path), values))  # type: ignore[call-overload]
+    keys = sorted({*flat_keys(OmegaConf.to_container(stored)), *flat_keys(OmegaConf.to_container(asked))})  # type: ignore[arg-type]
+    leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    missing = object()
+    differing = [
+        key
+        for key in leaves
+        if key not in MAY_DIFFER and not key.startswith(("logger.", "evaluation.", "callbacks."))
+        if OmegaConf.select(stored, key, default=missing) != OmegaConf.select(asked, key, default=missing)
+    ]
+    if differing:
+        told = ", ".join(
+            f"{k} (was {OmegaConf.select(stored, k)}, now {OmegaConf.select(asked, k)})" for k in differing
+        )
+        raise ConfigError(
+            f"{path.parent} holds a run with another {told}: resume it as it was, or choose another folder"
+        )
+
+
+def _named(path: Path) -> Path:
+    """The checkpoint that ``resume=<path>`` means: a file, or the newest of a run folder."""
+    path = path.expanduser()
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"resume={path}: no such checkpoint; give a run folder or a .ckpt file, or resume=true")
+    return path
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def record_error(folder: Path, error: BaseException) -> None:
+    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    with contextlib.suppress(OSError):
+        (folder / "error.txt").write_text(f"{type(error).__name__}: {lines[-1]}\n")
+
+
+def clear_error(folder: Path) -> None:
+    """The run went well after all."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(folder / "error.txt")

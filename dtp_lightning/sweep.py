@@ -1,0 +1,96 @@
+"""A sweep's progress, and what is to be said at its end: a callback of Hydra, named by the files in sweeps/.
+
+Hydra runs the jobs (here, or on a cluster by one of its launchers); a job's folder is named by what was overridden,
+so that the same command finds finished jobs and resumes broken ones (``resume: true``).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+class SweepProgress(Callback):
+    """Says k of n after every job, and at the end which jobs failed, and why; prints the table of all.
+
+    Args:
+        title: above the table; default is the sweep's folder.
+    """
+
+    def __init__(self, title: str | None = None) -> None:
+        self.title = title
+        self.total = 0
+        self.done = 0
+        self.began = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the jobs."""
+        self.total = jobs_of(config)
+        self.began = time.monotonic()
+        print(f"{self.total} jobs in {config.hydra.sweep.dir}", flush=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """One line a job."""
+        self.done += 1
+        took = time.monotonic() - self.began
+        name = config.hydra.job.override_dirname or "defaults"
+        word = "done" if job_return.status is JobStatus.COMPLETED else "FAILED"
+        left = f", about {clock(took / self.done * (self.total - self.done))} left" if self.total > self.done else ""
+        count = f"{self.done} of {self.total}" if self.total else "a job"
+        print(f"[{count}] {word}: {name}; {clock(took)} so far{left}", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """The table, and what is missing from it."""
+        from dtp_lightning.report.__main__ import read_runs, table
+
+        folder = Path(config.hydra.sweep.dir)
+        runs = read_runs([folder])
+        if runs:
+            print(f"\n{self.title or folder}\n\n{table(runs, 'test')}", flush=True)
+        failed = failures(folder)
+        for job, reason in failed.items():
+            print(f"FAILED {job}: {reason}", flush=True)
+        finished = f"{len(runs)} of {self.total} jobs finished"
+        advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
+        print(f"\n{finished}{advice}: python -m dtp_lightning.report {folder}", flush=True)
+
+
+def jobs_of(config: DictConfig) -> int:
+    """How many jobs the sweep file and the command line make together."""
+    params = {key: f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()}
+    parser = OverridesParser.create()
+    overrides = parser.parse_overrides([*params.values(), *config.hydra.overrides.task])
+    last = {override.key_or_group: override for override in overrides}  # the command line comes last, and wins
+    counts = [sum(1 for _ in o.sweep_string_iterator()) for o in last.values() if o.is_sweep_override()]
+    return math.prod(counts)
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """Jobs below a sweep's folder that began and did not finish -> why, as far as it is known."""
+    found = {}
+    for path in sorted(folder.rglob("config.yaml")):
+        job = path.parent
+        if job.name == ".hydra" or (job / "summary.json").exists():
+            continue
+        error = job / "error.txt"
+        found[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
+    return found
+
+
+def clock(seconds: float) -> str:
+    """1 h 02 min, 3 min 10 s, 42 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
