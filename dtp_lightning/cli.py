@@ -30,11 +30,20 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         task()
+        _close_sweep()
     except Exception as error:
+        _close_sweep()
         message = _explain(error, conf, config_name)
         if message is None or _traceback_wanted:
             raise
         _stop(message)
+
+
+def _close_sweep() -> None:
+    """Let a sweep say how it ended, whether all its jobs went well or not."""
+    sweep = sys.modules.get("dtp_lightning.sweep")  # loaded by Hydra if there is one
+    if sweep is not None and sweep.running is not None:
+        sweep.running.finish()
 
 
 def job(body: Callable[[], object]) -> object:

@@ -6,7 +6,6 @@ so that the same command finds finished jobs and resumes broken ones (``resume: 
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -17,7 +16,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-log = logging.getLogger(__name__)
+
+running: SweepProgress | None = None
+"""The sweep that this process started."""
 
 
 class SweepProgress(Callback):
@@ -29,13 +30,17 @@ class SweepProgress(Callback):
 
     def __init__(self, title: str | None = None) -> None:
         self.title = title
+        self.folder = Path()
         self.total = 0
         self.done = 0
         self.began = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Count the jobs."""
+        global running
+        running = self
         self.total = jobs_of(config)
+        self.folder = Path(config.hydra.sweep.dir)
         self.began = time.monotonic()
         print(f"{self.total} jobs in {config.hydra.sweep.dir}", flush=True)
 
@@ -49,11 +54,11 @@ class SweepProgress(Callback):
         count = f"{self.done} of {self.total}" if self.total else "a job"
         print(f"[{count}] {word}: {name}; {clock(took)} so far{left}", flush=True)
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """The table, and what is missing from it."""
+    def finish(self) -> None:
+        """The table, and what is missing from it. (Hydra's ``on_multirun_end`` is left out when a job failed.)"""
         from dtp_lightning.report.__main__ import read_runs, table
 
-        folder = Path(config.hydra.sweep.dir)
+        folder = self.folder
         runs = read_runs([folder])
         if runs:
             print(f"\n{self.title or folder}\n\n{table(runs, 'test')}", flush=True)
