@@ -3,16 +3,24 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+SWEEP  ?= bp_vs_dtp
+RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean
+.PHONY: help train sweep report test lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/python train.py loss=hinge learner=dtp $(ARGS)
+
+sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make sweep SWEEP=rules ARGS="seed=0,1"
+	$(BIN)/python train.py --config-dir sweeps --config-name $(SWEEP) $(ARGS)
+
+report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
+	$(BIN)/python -m dtp_lightning.report $(RUNS) --html report.html
 
 test: $(VENV)/.installed-test ## the whole test suite: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
