@@ -82,7 +82,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _same_run(path: Path, values: Mapping[str, Any]) -> None:
     """The run in the folder was asked for the same as this one."""
-    stored, asked = (OmegaConf.create(dict(v)) for v in (OmegaConf.load(path), values))  # type: ignore[call-overload]
+    stored, asked = (OmegaConf.create(dict(v)) for v in (OmegaConf.load(path), values))
     keys = sorted({*flat_keys(OmegaConf.to_container(stored)), *flat_keys(OmegaConf.to_container(asked))})  # type: ignore[arg-type]
     leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
     missing = object()
