@@ -32,6 +32,7 @@ class SweepProgress(Callback):
         self.folder = Path()
         self.total = 0
         self.done = 0
+        self.before = 0
         self.began = 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -40,13 +41,15 @@ class SweepProgress(Callback):
         running = self
         self.total = jobs_of(config)
         self.folder = Path(config.hydra.sweep.dir)
-        self.began = time.monotonic()
+        self.before = ended(self.folder)
+        self.began = time.time()
         print(f"{self.total} jobs in {config.hydra.sweep.dir}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """One line a job."""
-        self.done += 1
-        took = time.monotonic() - self.began
+        # a parallel launcher calls a copy of this object in another process: there only the folders know the count
+        self.done = max(self.done + 1, ended(self.folder) - self.before)
+        took = time.time() - self.began
         name = config.hydra.job.override_dirname or "defaults"
         word = "done" if job_return.status is JobStatus.COMPLETED else "FAILED"
         left = f", about {clock(took / self.done * (self.total - self.done))} left" if self.total > self.done else ""
@@ -89,6 +92,11 @@ def failures(folder: Path) -> dict[str, str]:
         error = job / "error.txt"
         found[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
     return found
+
+
+def ended(folder: Path) -> int:
+    """How many jobs below a sweep's folder finished or failed."""
+    return sum(1 for name in ("summary.json", "error.txt") for _ in folder.rglob(name))
 
 
 def clock(seconds: float) -> str:

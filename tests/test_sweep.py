@@ -1,0 +1,92 @@
+"""Sweeps: named folders, progress, failures listed, finished jobs skipped, other engines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, composed
+from hydra import compose, initialize_config_dir
+
+from dtp_lightning.config import checked
+from dtp_lightning.sweep import clock, failures, jobs_of
+
+SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
+ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    sweep = ["--config-dir", str(ROOT / "sweeps"), "--config-name", "smoke", f"hydra.sweep.dir={folder}"]
+    return [sys.executable, str(ROOT / "train.py"), *sweep, *overrides]
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(folder, *overrides), cwd=folder.parent, capture_output=True, text=True, timeout=300)
+
+
+def figures(folder: Path) -> dict[str, dict]:
+    found = {}
+    for path in sorted(folder.rglob("summary.json")):
+        summary = json.loads(path.read_text())
+        found[path.parent.name] = {k: v for k, v in summary.items() if not k.startswith(("fit/", "cost/seconds"))}
+    return found
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_is_valid(name: str) -> None:
+    with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
+        config = compose(name, [f"hydra.searchpath=[file://{ROOT / 'conf'}]"], return_hydra_config=True)
+    hydra = config.hydra
+    assert jobs_of(config) > 0
+    choices = {key: str(value).split(",")[0] for key, value in hydra.sweeper.params.items()}
+    checked(composed(*(f"{key}={value}" for key, value in choices.items()))[0])
+    assert str(hydra.sweep.dir) == f"multirun/{name}"
+
+
+def test_one_job_fails_and_the_others_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = run(folder, "learner=bp", "seed=0", "batch_size=100,9999")
+    assert done.returncode != 0
+    assert "error: batch_size=9999 is larger" in done.stderr
+    assert "[2 of 2] FAILED: batch_size=9999" in done.stdout and "1 of 2 jobs finished" in done.stdout
+    assert "| mnist5k | cnn4 | hinge | bp | 1 |" in done.stdout, "the table of what there is"
+    (reason,) = failures(folder).values()
+    assert reason.startswith("ConfigError: batch_size=9999")
+    again = run(folder, "learner=bp", "seed=0", "batch_size=100")
+    assert again.returncode == 0 and "finished already" in again.stdout
+
+
+def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    jobs = (*ALSO, "learner=bp,dtp", "seed=0")
+    assert run(whole, *jobs).returncode == 0
+    process = subprocess.Popen(command(killed, *jobs), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not list(killed.rglob("last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run(killed, *jobs).returncode == 0
+    assert figures(killed) == figures(whole) and len(figures(whole)) == 2
+
+
+def test_two_processes_by_joblib_give_the_same(tmp_path: Path) -> None:
+    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(
+        "hydra_plugins.hydra_joblib_launcher"
+    ):
+        pytest.skip("pip install 'dtp-lightning[joblib]' to run this")
+    jobs = ("learner=bp,dtp", "seed=0")
+    assert run(tmp_path / "one", *jobs).returncode == 0
+    done = run(tmp_path / "two", *jobs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (4.4, 190, 3725)] == ["4 s", "3 min 10 s", "1 h 02 min"]
