@@ -69,3 +69,23 @@ def test_provenance() -> None:
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     write_summary({"loss": float("nan"), "epochs": 3, "x": 0.5}, tmp_path / "summary.json")
     assert json.loads((tmp_path / "summary.json").read_text()) == {"loss": None, "epochs": 3, "x": 0.5}
+
+
+def test_rules_are_put_side_by_side(tmp_path: Path) -> None:
+    from dtp_lightning.report import rules
+
+    for learner, angle in (("bp", 0.0), ("dtp", 60.0)):
+        for seed in (0, 1):
+            folder = tmp_path / f"{learner}{seed}"
+            write_run(folder, learner, seed, 0.9)
+            lines = ["step,diagnostics/angle/stage1/weight,diagnostics/angle/stage2/weight"]
+            lines += [f"{step},{angle + step},{angle}" for step in (0, 10, 20)]
+            (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "dtp_lightning.report.rules", str(tmp_path), "--probes", "linear"]
+    figure = tmp_path / "angles.png"
+    done = subprocess.run([*command, "--figure", str(figure)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| dtp")]
+    assert [cell.strip() for cell in row.split("|")][6:9] == ["60 ± 0", "65 ± 0", "70 ± 0"], "mean over stages"
+    assert figure.stat().st_size > 0
+    assert rules.angles(tmp_path / "bp0" / "metrics.csv")["angle/end"] == 10.0
