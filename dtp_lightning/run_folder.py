@@ -80,6 +80,15 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def locked(folder: Path) -> bool:
+    """Whether a process is at work in a folder."""
+    try:
+        with _lock(folder):
+            return False
+    except ConfigError:
+        return True
+
+
 def _same_run(path: Path, values: Mapping[str, Any]) -> None:
     """The run in the folder was asked for the same as this one."""
     stored, asked = (OmegaConf.create(dict(v)) for v in (OmegaConf.load(path), values))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, composed
 from hydra import compose, initialize_config_dir
 
@@ -90,3 +91,24 @@ def test_two_processes_by_joblib_give_the_same(tmp_path: Path) -> None:
 
 def test_clock() -> None:
     assert [clock(s) for s in (4.4, 190, 3725)] == ["4 s", "3 min 10 s", "1 h 02 min"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "wandb").glob("*.yaml")), ids=lambda p: p.stem)
+def test_what_a_wandb_agent_would_call(path: Path) -> None:
+    """The agent's command line, built offline as the agent does, is one that train.py takes."""
+    sweep = yaml.safe_load(path.read_text())
+    chosen = {}
+    for name, parameter in sweep["parameters"].items():
+        ends = parameter.get("values") or [parameter.get("value", parameter.get("min"))]
+        chosen[name] = ends[0]
+    words = []
+    for part in sweep["command"]:
+        if part == "${args_no_hyphens}":
+            words += [f"{name}={value}" for name, value in chosen.items()]
+        elif part != "${env}":
+            words.append({"${interpreter}": sys.executable, "${program}": str(ROOT / sweep["program"])}[part])
+    done = subprocess.run([*words, "--cfg", "job"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    checked(composed(*words[2:])[0])
+    evaluation, metric = sweep["metric"]["name"].split("/")[0], sweep["metric"]["name"].split("/")[-1]
+    assert evaluation in composed()[0].evaluation and metric == "val_acc", "chosen on validation"

@@ -1,0 +1,144 @@
+"""Hyper-parameter search: ``python -m dtp_lightning.search sweeps/search/dtp.yaml --trials 20 [overrides]``.
+
+Optuna proposes, train.py runs each trial in a process and folder of its own. The study lies in SQLite beside the
+trials: start the same command again to go on, or several times at once to share the work. Only validation figures may
+be optimised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dtp_lightning.errors import ConfigError, UserError
+from dtp_lightning.run_folder import locked
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+
+
+def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A value for every parameter.
+
+    Args:
+        trial: Optuna's.
+        parameters: name -> ``{choices: [...]}`` or ``{low, high}`` with ``log`` and, for integers, ``integer``.
+
+    Raises:
+        ConfigError: a parameter has neither choices nor bounds.
+    """
+    found = {}
+    for name, law in parameters.items():
+        if "choices" in law:
+            found[name] = trial.suggest_categorical(name, list(law["choices"]))
+        elif "low" in law and "high" in law:
+            kind = trial.suggest_int if law.get("integer") else trial.suggest_float
+            found[name] = kind(name, law["low"], law["high"], log=bool(law.get("log", False)))
+        else:
+            raise ConfigError(f"parameters.{name} needs choices: [...], or low: and high:")
+    return found
+
+
+def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:
+    """One run of train.py in its folder; the metric of its summary.
+
+    Raises:
+        RuntimeError: the run failed; its last line of error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(TRAIN), *words, "resume=true", f"hydra.run.dir={folder}"]
+    with (folder / "output.txt").open("a") as output:
+        done = subprocess.run(command, stdout=output, stderr=output)
+    if done.returncode:
+        lines = (folder / "output.txt").read_text().strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+    value = json.loads((folder / "summary.json").read_text()).get(metric)
+    if value is None:
+        raise RuntimeError(f"{metric} is not among the run's figures")
+    return float(value)
+
+
+def give_up_the_dead(study: Any, folder: Path) -> None:
+    """Trials whose process was killed are proposed again; their folders resume from the last checkpoint."""
+    import optuna
+
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        where = folder / "trials" / str(trial.user_attrs.get("folder", trial.number))
+        if not where.exists() or locked(where):
+            continue
+        with contextlib.suppress(Exception):  # another worker was faster
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={"folder": where.name})
+
+
+def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequence[str]) -> Any:
+    """Run trials until the study has so many that finished; returns Optuna's study.
+
+    Raises:
+        ConfigError: the metric is not one of validation.
+    """
+    import optuna
+
+    metric = spec["metric"]
+    if not metric.endswith("/val_acc"):
+        raise ConfigError(f"metric={metric}: choices are made on validation; use a figure that ends in /val_acc")
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}", direction="maximize", load_if_exists=True
+    )
+    give_up_the_dead(study, folder)
+    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)
+    while len(study.get_trials(deepcopy=False, states=finished)) < trials:
+        trial = study.ask()
+        name = trial.user_attrs.get("folder", str(trial.number))
+        trial.set_user_attr("folder", name)
+        chosen = suggest(trial, spec["parameters"])
+        words = [*spec.get("fixed", []), *overrides, *(f"{key}={value}" for key, value in chosen.items())]
+        try:
+            value = run_trial(words, folder / "trials" / name, metric)
+        except RuntimeError as error:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            print(f"trial {trial.number} FAILED: {error}", flush=True)
+            if len(study.get_trials(states=[optuna.trial.TrialState.FAIL])) > max(5, trials):
+                raise
+            continue
+        study.tell(trial, value)
+        settings = " ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in chosen.items()
+        )
+        print(f"trial {trial.number}: {metric} = {value:.4f}  {settings}", flush=True)
+    return study
+
+
+def main() -> None:
+    """Search, then print the best command."""
+    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.search", description=__doc__)
+    parser.add_argument("spec", type=Path, help="a file of sweeps/search/")
+    parser.add_argument("--trials", type=int, default=20, help="finished trials that the study shall have")
+    parser.add_argument("--folder", type=Path, help="of the study; default multirun/search/<name of the file>")
+    arguments, overrides = parser.parse_known_args()
+    try:
+        if not arguments.spec.is_file():
+            raise ConfigError(f"{arguments.spec}: no such file; sweeps/search/ has some")
+        spec: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(arguments.spec))  # type: ignore[assignment]
+        folder = (arguments.folder or Path("multirun/search") / arguments.spec.stem).resolve()
+        study = search(spec, folder, arguments.trials, overrides)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is missing: pip install 'dtp-lightning[search]'")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    best = study.best_trial
+    words = [*spec.get("fixed", []), *overrides, *(f"{key}={value}" for key, value in best.params.items())]
+    print(f"\nbest of {len(study.trials)}: {spec['metric']} = {best.value:.4f}\npython train.py {' '.join(words)}")
+
+
+if __name__ == "__main__":
+    main()
