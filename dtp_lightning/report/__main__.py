@@ -65,9 +65,9 @@ def spread(runs: Sequence[Mapping[str, Any]], key: str, factor: float, digits: i
 
 
 def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Every run's summary as a row of a CSV file (without its folder, which is this machine's business)."""
+    """Every run's summary as a row of a CSV file (without its paths, which are this machine's business)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for run in runs for key in run if key != "folder"))
+    columns = list(dict.fromkeys(key for run in runs for key in run if key not in ("folder", "checkpoint")))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
