@@ -138,6 +138,11 @@ def _nodes(value: Any) -> bool:
 
 
 def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
+    if isinstance(node, Mapping) and "_target_" not in node and "." in path:
+        group, name = path.split(".")[:2]
+        raise ConfigError(
+            f"{group}.{name} has values but was not chosen: add it to {group}=[...], or take it out by ~{group}.{name}"
+        )
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{path} must be a group's name or a section with a _target_, not {node!r}")
     target = _target(node["_target_"], path)

@@ -146,3 +146,9 @@ def test_what_is_built_from_python_says_where_it_went_wrong() -> None:
     node = checked(composed("loss.diagonals=5")[0])["loss"]
     with pytest.raises(ConfigError, match="pairs=cross reduction=sum"):
         build(node)
+
+
+def test_values_of_what_was_not_chosen() -> None:
+    """A preset fills an evaluation that the command line left out."""
+    with pytest.raises(ConfigError, match=r"add it to evaluation=\[\.\.\.\], or take it out by ~evaluation\.transfer"):
+        checked(composed("experiment=thesis_cifar", "evaluation=[knn]")[0])
