@@ -137,14 +137,16 @@ def _nodes(value: Any) -> bool:
     return all(isinstance(node, Mapping) and "_target_" in node for node in value.values())
 
 
+def _no_target(path: str, node: Any) -> str:
+    group, _, name = path.partition(".")
+    if isinstance(node, Mapping) and name:  # what a preset says about something that the command line left out
+        return f"{path} has values but was not chosen: add it to {group}=[...], or take it out by ~{path}"
+    return f"{path} must be a group's name or a section with a _target_, not {node!r}"
+
+
 def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
-    if isinstance(node, Mapping) and "_target_" not in node and "." in path:
-        group, name = path.split(".")[:2]
-        raise ConfigError(
-            f"{group}.{name} has values but was not chosen: add it to {group}=[...], or take it out by ~{group}.{name}"
-        )
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{path} must be a group's name or a section with a _target_, not {node!r}")
+        raise ConfigError(_no_target(path, node))
     target = _target(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
