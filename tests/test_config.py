@@ -63,7 +63,7 @@ WRONG_VALUES = [
     ("learner.order=target_first", "did you mean 'targets_first'?"),
     ("loss.reduction=average", "must be one of active, mean, sum"),
     ("model.channels=[8,wide]", "model.channels=[8, 'wide']: should be a valid integer"),
-    ("learner.feedback=null", "learner.feedback=null: should be an instance of AutoencoderFeedback"),
+    ("learner.feedback=null", "learner.feedback=null: should be an instance of FeedbackTraining"),
     ("evaluation.knn=5", "evaluation.knn must be a group's name or a section with a _target_, not 5"),
     ("trainer.devices=2.5", "trainer.devices=2.5: should be a valid"),
     ("augment.flip=1.5", "less than or equal to 1"),
