@@ -9,11 +9,13 @@ import argparse
 import csv
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dtp_lightning.report.cells import unexpected
 from dtp_lightning.report.summary import AXES, settings_of
 
 
@@ -74,20 +76,47 @@ def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(runs)
 
 
+def differences(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each key that differs within a row of the table, although neither axes, settings nor seed say so."""
+    return [
+        f"{cell}: {key} is {' and '.join(values)}"
+        for cell, keys in unexpected(runs).items()
+        for key, values in keys.items()
+    ]
+
+
 def main() -> None:
     """Print the table; keep the runs it came from."""
     parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which accuracies to show")
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
+    parser.add_argument(
+        "--html", type=Path, help="write a page with figures and paired differences; and its files beside it"
+    )
+    parser.add_argument("--title", help="of the page; default is what the folders are called")
+    parser.add_argument("--allow-differences", action="store_true", help="average runs whose configurations differ")
     arguments = parser.parse_args()
     runs = read_runs(arguments.folders)
     if not runs:
         parser.error(f"no summary.json below {', '.join(map(str, arguments.folders))}")
+    said = differences(runs)
+    if said:
+        print("\n".join(said), file=sys.stderr)
+        if not arguments.allow_differences:
+            sys.exit("error: these runs are not of one kind; give other folders, or --allow-differences")
     if arguments.save:
         save_runs(runs, arguments.save)
     print(table(runs, arguments.split))
     print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
+    if arguments.html:
+        from dtp_lightning.report.page import write_page  # matplotlib and Hydra take seconds; a table needs neither
+        from dtp_lightning.sweep import failures
+
+        title = arguments.title or ", ".join(folder.resolve().name for folder in arguments.folders)
+        failed = {f"{folder}/{job}": why for folder in arguments.folders for job, why in failures(folder).items()}
+        write_page(runs, arguments.html, title, arguments.split, failed)
+        print(f"page {arguments.html}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,289 @@
+"""Figures over many runs: learning curves, accuracy against cost, angles, distances; for the page and for papers."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dtp_lightning.report import plots
+from dtp_lightning.report.cells import Cell, config_of, labels_of, main_probe, trained_in
+from dtp_lightning.report.plots import read_rows, steps_per_epoch
+from dtp_lightning.report.rules import ANGLE
+from dtp_lightning.report.summary import RANDOM
+
+# SVG leaves out a black that is pure, and what is left out cannot become light on a dark page
+COLOURS = tuple("#010101" if colour == "#000000" else colour for colour in plots.COLOURS)
+INK = "#1b1f24"  # text and axes; on the page it becomes the text's colour
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 of them beside 7 colours: 63 different series
+DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
+STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "page", "font.family": "sans-serif", "font.size": 10,
+    "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "legend.frameon": False,
+    "grid.color": INK, "grid.alpha": 0.13, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.8,
+}  # fmt: skip
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        title, caption: beside it on the page.
+        figure: with white paper or none behind it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """For inside an HTML page: its colours are the page's, its ids its own, no names that look like addresses."""
+        file = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        text = file.getvalue().decode()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+        text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
+        for number, colour in enumerate(COLOURS):
+            text = text.replace(colour.lower(), f"var(--c{number})")
+        text = text.replace(INK, "currentColor")
+        return text.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
+
+    def save(self, folder: Path) -> None:
+        """As SVG and PNG, on white."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}):
+            self.figure.savefig(folder / f"{self.name}.svg", bbox_inches="tight", metadata={"Date": None})
+            self.figure.savefig(folder / f"{self.name}.png", dpi=200, bbox_inches="tight")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell in a figure.
+
+    Attributes:
+        cell, label: which.
+        number: of its colour, marker and dash, the same in every figure.
+    """
+
+    cell: Cell
+    label: str
+    number: int
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Told apart three times over."""
+        return {
+            "color": COLOURS[self.number % len(COLOURS)],
+            "marker": MARKERS[self.number % len(MARKERS)],
+            "ls": DASHES[self.number % len(DASHES)],
+        }
+
+
+def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawn]:
+    """All that the runs have numbers for; a figure of each kind for each data set, model and loss.
+
+    Args:
+        cells: what is compared.
+        split: whose accuracy is set against the cost, ``test`` or ``val``.
+    """
+    tasks: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        tasks[cell.task].append(cell)
+    labelled = {task: list(zip(members, labels_of(members), strict=True)) for task, members in tasks.items()}
+    numbers = {label: i for i, label in enumerate(dict.fromkeys(name for t in labelled.values() for _, name in t))}
+    for task, members in labelled.items():
+        lines = [Line(cell, label, numbers[label]) for cell, label in members]
+        where = " · ".join(task) if len(tasks) > 1 else ""
+        for draw in (_learning, _angles, _distances):
+            drawn = draw(_once(lines), where)
+            yield from [drawn] if drawn else []
+        probe = main_probe(tasks[task], split)
+        for cost in (_seconds, _macs) if probe else ():
+            drawn = _against(lines, where, f"{probe}/{split}_acc", cost)
+            yield from [drawn] if drawn else []
+
+
+def _once(lines: Sequence[Line]) -> list[Line]:
+    """Without those that are an earlier checkpoint of the same trainings: their curve is the beginning of another."""
+    longest: dict[tuple[Path, ...], Line] = {}
+    for line in sorted(lines, key=lambda line: int(line.cell.names["epochs"])):
+        longest[tuple(trained_in(folders[0]) for folders in line.cell.folders.values())] = line
+    return [line for line in lines if line in longest.values()]
+
+
+def _learning(lines: Sequence[Line], where: str) -> Drawn | None:
+    caption = "Validation k-NN accuracy while training: mean over seeds, band from the worst seed to the best."
+    return _curves(lines, where, "Learning curves", caption, "validation k-NN, %", _column("val/knn_acc", 100))
+
+
+def _angles(lines: Sequence[Line], where: str) -> Drawn | None:
+    caption = (
+        "Angle between a rule's weight gradients and backprop's: mean over stages and seeds, band over seeds. "
+        "0 is backprop, 90 unrelated."
+    )
+    return _curves(lines, where, "Angle to backprop", caption, "degrees", _angle, x_label="step", level=90)
+
+
+def _distances(lines: Sequence[Line], where: str) -> Drawn | None:
+    caption = (
+        "Mean L1 distance of embeddings on validation, mean over seeds: views of one image (filled), of two (open)."
+    )
+    title, label = "Distances of pairs", "L1 distance"
+    found = _curves(lines, where, title, caption, label, _column("val/distances/l1/positive_mean"), " positive")
+    if found:
+        axis = found.figure.axes[0]
+        with matplotlib.rc_context(STYLE):
+            _draw(axis, lines, _column("val/distances/l1/negative_mean"), " negative", mfc="none")
+            axis.set_ylim(bottom=0)
+            _legend(axis, columns=2)  # filled down since the first column: positives left, negatives right
+    return found
+
+
+def _curves(
+    lines: Sequence[Line], where: str, title: str, caption: str, y_label: str,
+    points: Callable[[Path, Cell], Points], suffix: str = "", x_label: str = "epoch", level: float | None = None,
+) -> Drawn | None:  # fmt: skip
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.2))
+        axis = figure.subplots()
+        if not _draw(axis, lines, points, suffix):
+            return None
+        if level is not None:
+            axis.axhline(level, color=INK, lw=1, ls=":", alpha=0.6)
+            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        axis.set(xlabel=x_label, ylabel=y_label)
+        axis.set_xlim(left=min(0, axis.get_xlim()[0]))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _legend(axis)
+    full = f"{title}: {where}" if where else title
+    return Drawn(_slug(full), full, caption, figure)
+
+
+def _draw(axis: Axes, lines: Sequence[Line], points: Callable[[Path, Cell], Points], suffix: str, **look: Any) -> int:
+    """Mean and range over the seeds of each cell; how many cells have any."""
+    drawn = 0
+    for line in lines:
+        at: dict[float, list[float]] = defaultdict(list)
+        for folders in line.cell.folders.values():
+            for x, y in points(trained_in(folders[0]), line.cell):
+                at[x].append(y)
+        if at:
+            drawn += 1
+            xs = sorted(at)
+            every = max(1, len(xs) // 8)
+            means = [statistics.fmean(at[x]) for x in xs]
+            style: dict[str, Any] = {**line.look, "ms": 5, "lw": 1.8, "markevery": every, **look}
+            axis.plot(xs, means, label=line.label + suffix, **style)
+            low, high = [min(at[x]) for x in xs], [max(at[x]) for x in xs]
+            axis.fill_between(xs, low, high, color=line.look["color"], alpha=0.16 if len(lines) < 5 else 0.06, lw=0)
+    return drawn
+
+
+def _against(
+    lines: Sequence[Line], where: str, key: str, cost: tuple[str, str, Callable[[Line], dict[int, float]]]
+) -> Drawn | None:
+    """An accuracy against what it cost: a small mark for each seed, a large one for their mean."""
+    name, x_label, cost_of = cost
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.2))
+        axis = figure.subplots()
+        for line in lines:
+            paid, accuracy = cost_of(line), line.cell.values(key, 100)
+            points = [(paid[seed], accuracy[seed]) for seed in accuracy if seed in paid]
+            if points:
+                xs, ys = zip(*points, strict=True)
+                look = {"color": line.look["color"], "marker": line.look["marker"], "ls": ""}
+                axis.plot(xs, ys, ms=4.5, alpha=0.45, mew=0, **look)
+                axis.plot([statistics.fmean(xs)], [statistics.fmean(ys)], ms=9, label=line.label, **look)
+        if not axis.lines:
+            return None
+        random = {s: r for line in lines for s, r in line.cell.values(RANDOM + key, 100).items()}
+        if random:
+            axis.axhline(
+                statistics.fmean(random.values()), color=INK, lw=1.2, ls=":", alpha=0.7, label="random encoder"
+            )
+        axis.set(xlabel=x_label, ylabel=f"{key.replace('/', ' ').replace('_acc', '')} accuracy, %")
+        axis.set_xlim(0, axis.get_xlim()[1] * 1.03)
+        axis.set_ylim(top=min(axis.get_ylim()[1], 100.5))
+        _legend(axis)
+    full = f"Accuracy against {name}" + (f": {where}" if where else "")
+    return Drawn(_slug(full), full, "Small marks are seeds, large ones their means; further left is cheaper.", figure)
+
+
+def total_macs(folder: Path, macs_per_image: float) -> float | None:
+    """Multiply-accumulates of a whole training; None where the folder does not say how many images it saw.
+
+    Args:
+        folder: of a training.
+        macs_per_image: for one view.
+    """
+    config, rows = config_of(folder), read_rows(folder / "metrics.csv")
+    if not rows or "batch_size" not in config:
+        return None
+    one = config.get("augment._target_", "").endswith("CleanView")
+    views = int(config.get("augment.views", 1 if one else 2))
+    steps = 1 + max(int(row["step"]) for row in rows)
+    return macs_per_image * views * steps * int(config["batch_size"])
+
+
+def _macs_of(line: Line) -> dict[int, float]:
+    macs = line.cell.values("cost/macs_per_image")
+    found = {seed: total_macs(trained_in(line.cell.folders[seed][0]), each) for seed, each in macs.items()}
+    return {seed: total / 1e12 for seed, total in found.items() if total is not None}
+
+
+_seconds = ("training time", "training, seconds", lambda line: line.cell.values("fit/seconds"))
+_macs = ("multiply-accumulates", "training, 10¹² multiply-accumulates", _macs_of)
+
+
+def _column(name: str, factor: float = 1.0) -> Callable[[Path, Cell], Points]:
+    def points(folder: Path, cell: Cell) -> Points:
+        rows = read_rows(folder / "metrics.csv")
+        per_epoch, last = steps_per_epoch(rows), int(cell.names["epochs"])
+        found = {(int(row["step"]) + 1) / per_epoch: factor * float(row[name]) for row in rows if row.get(name)}
+        return [(x, y) for x, y in found.items() if x <= last + 1e-6]  # a checkpoint may be older than its run
+
+    return points
+
+
+def _angle(folder: Path, cell: Cell) -> Points:
+    points = {}
+    for row in read_rows(folder / "metrics.csv"):
+        found = [float(value) for name, value in row.items() if value and ANGLE.fullmatch(name)]
+        if found:
+            points[float(row["step"])] = statistics.fmean(found)
+    return list(points.items())
+
+
+def _legend(axis: Axes, columns: int = 3) -> None:
+    """Below the panel, where it hides nothing however long it is."""
+    handles, labels = axis.get_legend_handles_labels()
+    wrapped = ["\n".join(textwrap.wrap(label, 44)) for label in labels]
+    fit = int(4.8 / (0.067 * max(max(map(len, text.split("\n"))) for text in wrapped) + 0.6))  # inches, roughly
+    axis.legend(
+        handles, wrapped, ncols=max(1, min(columns, fit, len(labels))),
+        loc="upper center", bbox_to_anchor=(0.45, -0.17), handlelength=3, columnspacing=1.4, fontsize=9,
+    )  # fmt: skip
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
