@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sums_of_signs
+from dtp_lightning.losses.l1 import L1Objective, pair_blocks, row_blocks, same_image, sums_of_signs
 
 
 class ContrastiveHinge(L1Objective):
@@ -58,7 +58,7 @@ class ContrastiveHinge(L1Objective):
         self.diagonals = diagonals
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`L1Objective`; all pairs are met once, block by block."""
+        """See :class:`L1Objective`; pairs are met block by block."""
         difference = z0 - z1
         excess = difference.abs().sum(1) - self.pos_margin
         pull = difference.sign() * (excess > 0)[:, None]
@@ -67,11 +67,10 @@ class ContrastiveHinge(L1Objective):
         if self.diagonals is not None:
             pushed, p0, p1 = self._few(z0, z1, self.diagonals)
         elif self.pairs == "all":
-            z = torch.cat([z0, z1])
-            pushed, anchors, others = self._negatives(z, z, len(z0), error)
-            p0, p1 = (anchors + others).chunk(2)
+            pushed, push = self._all_negatives(torch.cat([z0, z1]), len(z0), error)
+            p0, p1 = push.chunk(2)
         else:
-            pushed, p0, p1 = self._negatives(z0, z1, len(z0), error)
+            pushed, p0, p1 = self._cross_negatives(z0, z1, error)
         return value + pushed, torch.zeros_like(e0) if self.gradient_block else e0 + p0, e1 + p1
 
     def _positive_weight(self, batch: int) -> float:
@@ -80,33 +79,69 @@ class ContrastiveHinge(L1Objective):
             return 1 / batch
         return 2.0 if self.pairs == "all" else 1.0
 
-    def _negatives(self, anchors: Tensor, others: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Value of the negatives and its error signals at the anchors (M, D) and at the others (N, D)."""
-        columns = torch.arange(len(others), device=others.device)
-        pairs = max(1, len(anchors) * (len(others) - len(others) // batch))
-        value = anchors.new_zeros(())
-        at_anchors, at_others = torch.zeros_like(anchors), torch.zeros_like(others)
+    def _all_negatives(self, z: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor]:
+        """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D).
+
+        Distances and gates are symmetric, so each pair is looked at once for both its ends; the number of an
+        anchor's active negatives must be known before they can be weighed, which takes a look of its own.
+        """
+        index = torch.arange(len(z), device=z.device)
+        sums, counts = z.new_zeros(len(z)), z.new_zeros(len(z))
+        for rows, columns in pair_blocks(len(z)):
+            inside = torch.relu(self.neg_margin - torch.cdist(z[rows], z[columns], p=1))
+            inside.masked_fill_(same_image(batch, index[rows], index[columns]), 0)
+            for part, along in ((rows, 1), (columns, 0)):
+                sums[part] += inside.sum(along)
+                counts[part] += (inside > 0).sum(along)
+                if rows == columns:
+                    break
+        if self.reduction == "active":
+            share = 1 / (counts.clamp(min=1) * len(z))
+        else:
+            pairs = max(1, len(z) * (len(z) - 2))
+            share = torch.full_like(sums, 1 / pairs if self.reduction == "mean" else 1.0)
+        push = torch.zeros_like(z)
+
+        def weights(distances: Tensor) -> Tensor:
+            """A pair counts once from each end."""
+            active = (distances < self.neg_margin).masked_fill_(same_image(batch, index[rows], index[columns]), 0)
+            both = share[rows, None] + share[columns]
+            return active * (both / -2 if rows == columns else -both)  # a block on the diagonal holds every pair twice
+
+        if error:
+            for rows, columns in pair_blocks(len(z)):
+                here, there = sums_of_signs(z[rows], z[columns], weights)
+                push[rows] += here
+                push[columns] += there
+        return (sums * share).sum(), push
+
+    def _cross_negatives(self, z0: Tensor, z1: Tensor, error: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Negatives between the views: their value, and its error signals of both."""
+        batch = len(z0)
+        index = torch.arange(batch, device=z0.device)
+        value = z0.new_zeros(())
+        p0, p1 = torch.zeros_like(z0), torch.zeros_like(z1)
 
         def weights(distances: Tensor) -> Tensor:
             """dL/d(distance) of a block of rows; adds their value."""
             inside = torch.relu(self.neg_margin - distances)
-            inside.masked_fill_(same_image(batch, columns[rows], columns), 0)
+            inside.masked_fill_(same_image(batch, index[rows], index), 0)
             active = inside > 0
             if self.reduction == "active":
-                share = 1 / (active.sum(1, keepdim=True).clamp(min=1) * len(anchors)).to(inside.dtype)
+                share = 1 / (active.sum(1, keepdim=True).clamp(min=1) * batch).to(inside.dtype)
             else:
-                share = inside.new_tensor(1 / pairs if self.reduction == "mean" else 1.0)
+                share = inside.new_tensor(1 / max(1, batch * (batch - 1)) if self.reduction == "mean" else 1.0)
             value.add_((inside * share).sum())
             return -share * active
 
-        for rows in row_blocks(len(anchors), len(others)):
+        for rows in row_blocks(batch, batch):
             if not error:
-                weights(torch.cdist(anchors[rows], others, p=1))
+                weights(torch.cdist(z0[rows], z1, p=1))
                 continue
-            here, there = sums_of_signs(anchors[rows], others, weights)
-            at_anchors[rows] += here
-            at_others += there
-        return value, at_anchors, at_others
+            here, there = sums_of_signs(z0[rows], z1, weights)
+            p0[rows] += here
+            p1 += there
+        return value, p0, p1
 
     def _few(self, z0: Tensor, z1: Tensor, diagonals: int) -> tuple[Tensor, Tensor, Tensor]:
         """Negatives (i, i + k), k = 1..F-1, weighted 1/F: value, error signals of both views."""

@@ -16,12 +16,23 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 2**20  # distances held at once: 4 MiB in float32, which stays in the cache
+SIDE = 512  # of a square block of symmetric distances
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of rows so that a block of the (rows, columns) matrix has about ``BLOCK`` entries."""
     size = max(1, BLOCK // max(1, columns))
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def pair_blocks(n: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks (rows, columns) of the (n, n) matrix that meet every unordered pair once: on and right of its diagonal."""
+    size = max(1, int(SIDE))
+    starts = range(0, n, size)
+    for i in starts:
+        for j in starts:
+            if j >= i:
+                yield slice(i, min(i + size, n)), slice(j, min(j + size, n))
 
 
 def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtp_lightning.losses.hinge import ContrastiveHinge
-from dtp_lightning.losses.l1 import L1Objective, row_blocks, same_image, sums_of_signs
+from dtp_lightning.losses.l1 import L1Objective, pair_blocks, same_image, sums_of_signs
 
 
 class L1Margin(L1Objective):
@@ -55,21 +55,27 @@ class L1Margin(L1Objective):
         count = z.new_zeros(len(z))  # active triplets of each anchor
 
         def weights(distances: Tensor) -> Tensor:
-            """Active triplets of a block of rows, each pushing its pair apart; adds their value and number."""
-            inside = torch.relu(reach[rows, None] - distances)
-            inside.masked_fill_(same_image(batch, index[rows], index), 0)
+            """Active triplets of a block, each pushing its pair apart; adds their value and number."""
+            same = same_image(batch, index[rows], index[columns])
+            inside = torch.relu(reach[rows, None] - distances).masked_fill_(same, 0)
             active = (inside > 0).to(z.dtype)
             total.add_(inside.sum())
-            count[rows] = active.sum(1)
-            return -active
+            count[rows] += active.sum(1)
+            if rows == columns:
+                return -active
+            mirrored = torch.relu(reach[columns] - distances).masked_fill_(same, 0)  # the columns as anchors
+            others = (mirrored > 0).to(z.dtype)
+            total.add_(mirrored.sum())
+            count[columns] += others.sum(0)
+            return -(active + others)
 
-        for rows in row_blocks(len(z), len(z)):
+        for rows, columns in pair_blocks(len(z)):
             if not error:
-                weights(torch.cdist(z[rows], z, p=1))
+                weights(torch.cdist(z[rows], z[columns], p=1))
                 continue
-            here, there = sums_of_signs(z[rows], z, weights)
+            here, there = sums_of_signs(z[rows], z[columns], weights)
             push[rows] += here
-            push += there
+            push[columns] += there
         share = 1 / count.sum().clamp(min=1)
         p0, p1 = (share * push).chunk(2)
         # every active triplet of either view pulls the pair together
