@@ -97,7 +97,7 @@ def train(*arguments: str, folder: Path, **environment: str) -> subprocess.Compl
 
 WRONG_LINES = [
     ("lerner=dtp", "error: unknown key 'lerner'; did you mean 'learner'?"),
-    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, dtp, dtp_thesis)"),
+    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, ddtp_linear, dfa, "),
     ("experiment=smok", "error: experiment=smok: no such choice; did you mean 'smoke'?"),
     ("evaluation=[linear,kn]", "error: evaluation=kn: no such choice; did you mean 'knn'?"),
     ("trainer.max_epoch=3", "error: unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"),
@@ -131,7 +131,7 @@ def test_help_is_useful_and_quick(tmp_path: Path) -> None:
         done = train("--help", folder=tmp_path)
         seconds.append(time.perf_counter() - begun)
     assert done.returncode == 0
-    for expected in ("python train.py loss=hinge learner=dtp", "learner: bp, dtp, dtp_thesis", "batch_size: "):
+    for expected in ("python train.py loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
         assert expected in done.stdout
     assert min(seconds) < 2
 

@@ -258,13 +258,13 @@ def test_two_images_are_enough_to_count(loss: str) -> None:
 def test_time_for_diagnostics_is_not_training_time() -> None:
     cost, look = Cost(), SimpleNamespace(overhead_seconds=3.0)
     trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True)
-    cost.on_train_epoch_start(trainer, None)
+    cost.on_train_batch_start(trainer, None, None, 0)
     time.sleep(0.05)
     look.overhead_seconds += 0.04
     cost.on_train_batch_end(trainer, None, None, SimpleNamespace(images=[1, 2]), 0)
     assert 0.01 <= cost.training_seconds < 0.04 + 0.5
     assert cost.summary()["cost/seconds_per_step"] == cost.training_seconds
     look.overhead_seconds += 10
-    cost.on_train_epoch_start(trainer, None)
+    cost.on_train_batch_start(trainer, None, None, 0)
     cost.on_train_epoch_end(trainer, None)
     assert cost.training_seconds > 0, "what was spent between epochs is not taken off"
