@@ -9,7 +9,6 @@ alternate, so that a drift of the machine's speed hits both.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from dtp_lightning.callbacks.cost import peak_memory_mib, reset_peak_memory
 from dtp_lightning.losses import ContrastiveHinge, L1Margin, PositiveOnly
+from dtp_lightning.report.__main__ import save_runs
 
 LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "hinge": ContrastiveHinge,
@@ -96,11 +96,7 @@ def main() -> None:
                 )
                 print("| " + " | ".join(map(str, rows[-1].values())) + " |", flush=True)
     if arguments.save:
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.save.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        save_runs(rows, arguments.save)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ learner on random images: no augmentation, no logging. Words with a = are overri
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
+from dtp_lightning.report.__main__ import save_runs
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COLUMNS = ("learner", "model", "batch", "macs_per_image", "macs_ratio", "seconds", "seconds_ratio", "ratio_spread")
@@ -79,11 +79,7 @@ def main() -> None:
         })  # fmt: skip
         print("| " + " | ".join(str(value) for value in rows[-1].values()) + " |", flush=True)
     if arguments.save:
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.save.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        save_runs(rows, arguments.save)
 
 
 if __name__ == "__main__":

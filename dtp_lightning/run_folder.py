@@ -64,8 +64,11 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
         if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
             yield Claim(finished=finished)
             return
-        last = folder / "checkpoints" / "last.ckpt"
-        yield Claim(last if last.exists() else None)
+        last, origin = folder / "checkpoints" / "last.ckpt", OmegaConf.select(OmegaConf.load(path), "resume")
+        if last.exists():
+            yield Claim(last)
+        else:  # it stopped in its first epoch: begin again where it began
+            yield Claim(_named(Path(origin)) if isinstance(origin, str) else None)
 
 
 @contextlib.contextmanager

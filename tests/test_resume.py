@@ -130,6 +130,11 @@ def test_going_on_from_another_folder(run_pipeline: Callable[..., dict], tmp_pat
     run_pipeline(*SHORT, "trainer.max_epochs=2", folder=tmp_path / "whole")
     ours, theirs = weights(tmp_path / "second"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    (tmp_path / "second" / "checkpoints" / "last.ckpt").unlink()  # as if it had stopped in its first epoch
+    (tmp_path / "second" / "summary.json").unlink()
+    run_pipeline(*SHORT, "trainer.max_epochs=2", "resume=true", folder=tmp_path / "second")
+    again = weights(tmp_path / "second")
+    assert all(torch.equal(again[key], theirs[key]) for key in theirs), "it begins where it began"
     with pytest.raises(DataError, match="no such checkpoint"):
         run_pipeline(*SHORT, f"resume={tmp_path / 'nowhere'}", folder=tmp_path / "third")
 
