@@ -7,6 +7,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,69 @@ def test_nobody_logged_in_is_one_line(sweep: Path, tmp_path: Path) -> None:
     alone = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (1, "error: nobody is logged in to W&B: wandb login")
+
+
+class FakeWandb(ThreadingHTTPServer):
+    """As much of W&B's server as saving a workspace takes; keeps what was saved, or refuses it."""
+
+    saved: dict | None = None
+    refuses = False
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: FakeWandb
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        viewer = {"id": "VXNlcjox", "entity": "a", "username": "a", "email": "a", "flags": "{}", "teams": {"edges": []}}
+        answer: dict = {"data": {"viewer": viewer, "serverInfo": {"features": []}}}
+        if b"upsertView" in body:
+            self.server.saved = json.loads(body)["variables"]
+            answer["data"]["upsertView"] = {"view": {"id": "Vmlldzox", "name": "nw-abc-v"}, "inserted": True}
+            if self.server.refuses:
+                answer = {"data": None, "errors": [{"message": "permission denied"}]}
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[FakeWandb]:
+    with FakeWandb(("127.0.0.1", 0), Answers) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        yield fake
+        fake.shutdown()
+
+
+@needs_workspaces
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_workspace_is_saved(refuses: bool, server: FakeWandb, sweep: Path, tmp_path: Path) -> None:
+    server.refuses = refuses
+    command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
+    account = {
+        "HOME": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "WANDB_API_KEY": "a" * 40,
+        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+    }
+    done = subprocess.run(command, env=account, capture_output=True, text=True, timeout=240)
+    assert server.saved is not None, done.stderr
+    assert (server.saved["entityName"], server.saved["projectName"], server.saved["displayName"]) == ("a", "p", "sweep")
+    sections = json.loads(server.saved["spec"])["section"]["panelBankConfig"]["sections"]
+    assert [section["name"] for section in sections] == list(SECTIONS)
+    if refuses:
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: W&B did not take the dashboard: ") and "permission denied" in last
+    else:
+        assert (done.returncode, done.stdout) == (0, f"dashboard {account['WANDB_BASE_URL']}/a/p?nw=abc\n"), done.stderr
 
 
 def test_without_the_extra_it_is_one_line(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,11 +142,13 @@ def upload(made: Workspace) -> str:
     import wandb
 
     try:
-        if not wandb.login(prompt=False):
-            raise UserError("nobody is logged in to W&B: wandb login")
-        return str(made.save().url)
-    except (wandb.Error, ValueError, OSError) as error:
-        raise UserError(f"W&B did not take the dashboard: {str(error).splitlines()[0]}") from error
+        user = wandb.login(prompt=False)
+        address = str(made.save().url) if user else None
+    except Exception as error:  # a refusal is a private class of W&B's, derived from nothing of wandb.errors
+        raise UserError(f"W&B did not take the dashboard: {str(error).strip() or type(error).__name__}") from error
+    if address is None:
+        raise UserError("nobody is logged in to W&B: wandb login")
+    return address
 
 
 def main() -> None:
@@ -165,7 +167,7 @@ def main() -> None:
         made = workspace(runs, arguments.entity, arguments.project, name)
         address = upload(made)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     missing = SECTIONS.keys() - {section.name for section in made.sections}
     if missing:
         print(f"no run logged anything for: {', '.join(sorted(missing))}")
