@@ -18,7 +18,7 @@ from dtp_lightning.errors import ConfigError, DataError
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl
 
-MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator")
+MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator", "trainer.strategy")
 """What a resumed run's command line may say otherwise than the run did."""
 
 
@@ -60,15 +60,28 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
                 f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
             )
         _same_run(path, values)
-        finished = _summary(folder)
-        if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
-            yield Claim(finished=finished)
-            return
-        last, origin = folder / "checkpoints" / "last.ckpt", OmegaConf.select(OmegaConf.load(path), "resume")
-        if last.exists():
-            yield Claim(last)
-        else:  # it stopped in its first epoch: begin again where it began
-            yield Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+        yield _going_on(folder, values)
+
+
+def _going_on(folder: Path, values: Mapping[str, Any]) -> Claim:
+    """How far the run in this folder came."""
+    finished = _summary(folder)
+    if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
+        return Claim(finished=finished)
+    last, path = folder / "checkpoints" / "last.ckpt", folder / "config.yaml"
+    if last.exists():
+        return Claim(last)
+    # it stopped in its first epoch: begin again where it began
+    origin = OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None
+    return Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+
+
+def followed(folder: Path, values: Mapping[str, Any]) -> Claim:
+    """What the run's first process claims, for its others, which lock and write nothing. Arguments: :func:`claimed`."""
+    resume = values.get("resume", False)
+    if isinstance(resume, str):
+        return Claim(_named(Path(resume)))
+    return _going_on(folder, values) if resume else Claim()
 
 
 @contextlib.contextmanager
