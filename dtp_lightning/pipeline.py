@@ -31,7 +31,7 @@ from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.judge import judge
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
-from dtp_lightning.processes import check_launch, is_first
+from dtp_lightning.processes import check_launch, is_first, may_be_several
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
 from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
@@ -64,10 +64,13 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         if claim.finished is not None:
             print(f"finished already: {folder}", flush=True)
             return claim.finished
+        several = may_be_several(values["trainer"])
+        if several:
+            clear_error(folder)  # the first process that fails writes the next one
         try:
             found = _run(values, names, folder, claim.checkpoint)
         except BaseException as error:
-            record_error(folder, error)
+            record_error(folder, error, keep_first=several)
             raise
         clear_error(folder)
     return found
@@ -82,7 +85,7 @@ def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -
         try:
             _fit(values, _assemble(values, names), [], folder, claim.checkpoint)
         except BaseException as error:
-            record_error(folder, error)
+            record_error(folder, error, keep_first=True)
             raise
     return {}
 

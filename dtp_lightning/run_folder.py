@@ -140,11 +140,17 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def record_error(folder: Path, error: BaseException) -> None:
-    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs."""
+def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:
+    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs.
+
+    Args:
+        folder: of the run.
+        error: the reason.
+        keep_first: an error that is there already, of another of the run's processes, caused this one.
+    """
     lines = (str(error).strip() or type(error).__name__).splitlines()
-    with contextlib.suppress(OSError):
-        (folder / "error.txt").write_text(f"{type(error).__name__}: {lines[-1]}\n")
+    with contextlib.suppress(OSError), (folder / "error.txt").open("x" if keep_first else "w") as file:
+        file.write(f"{type(error).__name__}: {lines[-1]}\n")
 
 
 def clear_error(folder: Path) -> None:
