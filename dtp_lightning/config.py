@@ -216,8 +216,8 @@ def _reason(error: ValidationError, value: Any) -> str:
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     """What manual optimisation cannot honour is refused rather than ignored."""
-    if (precision := trainer.get("precision")) not in (None, 32, "32", "32-true"):
-        raise ConfigError(f"trainer.precision={precision}: only 32-true; differences of targets are lost in 16 bits")
+    if (precision := trainer.get("precision")) not in (None, 32, "32", "32-true", "bf16-mixed"):
+        raise ConfigError(f"trainer.precision={precision}: must be 32-true or bf16-mixed")
     for key, harmless in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
         if trainer.get(key) not in harmless:
             raise ConfigError(f"trainer.{key} has no meaning for learners that set their own gradients: remove it")
