@@ -98,6 +98,8 @@ def checked(
             raise ConfigError(f"unknown key '{key}'{nearest(key, [*scalars, *collections, *singles])}")
     if "trainer" in singles:
         _check_trainer(values["trainer"])
+        if values["loss"].get("gather_distributed"):  # of lightly's: it would gather what learners have gathered
+            raise ConfigError("loss.gather_distributed=true: learners give a loss the whole batch already; remove it")
     return values
 
 
@@ -219,6 +221,10 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     for key, harmless in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
         if trainer.get(key) not in harmless:
             raise ConfigError(f"trainer.{key} has no meaning for learners that set their own gradients: remove it")
+    if (strategy := trainer.get("strategy")) not in (None, "auto", "ddp"):
+        raise ConfigError(f"trainer.strategy={strategy}: must be auto or ddp: learners combine gradients themselves")
+    if trainer.get("num_nodes") not in (None, 1):
+        raise ConfigError(f"trainer.num_nodes={trainer['num_nodes']}: training runs on the devices of one machine")
     epochs = trainer.get("max_epochs")
     if isinstance(epochs, int) and epochs < 1:
         raise ConfigError(f"trainer.max_epochs={epochs}: at least one epoch is needed")

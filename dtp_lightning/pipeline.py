@@ -31,9 +31,10 @@ from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.judge import judge
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
+from dtp_lightning.processes import check_launch, is_first, may_be_several
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
-from dtp_lightning.run_folder import claimed, clear_error, record_error
+from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         folder: run folder; exists.
 
     Returns:
-        What summary.json holds; nothing in ``mode=views``.
+        What summary.json holds; nothing in ``mode=views``, and in all but the first of several processes.
 
     Raises:
         ConfigError: before any data is read, if a key or value does not fit or the folder holds a run.
@@ -57,17 +58,36 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
+    if not is_first(values["trainer"]):
+        return _follow(values, names, folder)
     with claimed(folder, values) as claim:
         if claim.finished is not None:
             print(f"finished already: {folder}", flush=True)
             return claim.finished
+        several = may_be_several(values["trainer"])
+        if several:
+            clear_error(folder)  # the first process that fails writes the next one
         try:
             found = _run(values, names, folder, claim.checkpoint)
         except BaseException as error:
-            record_error(folder, error)
+            record_error(folder, error, keep_first=several)
             raise
         clear_error(folder)
     return found
+
+
+def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Take part in the training of a run that the first process owns."""
+    claim = followed(folder, values)
+    if claim.finished is None and values["mode"] == "train":
+        _quieten()
+        _seed(values["seed"])
+        try:
+            _fit(values, _assemble(values, names), [], folder, claim.checkpoint)
+        except BaseException as error:
+            record_error(folder, error, keep_first=True)
+            raise
+    return {}
 
 
 def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, checkpoint: Path | None) -> dict[str, Any]:
@@ -90,8 +110,8 @@ def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, chec
         judged = judge(
             parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
         )
-        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, **judged, **cost.summary()}
-        found |= {"cost/macs_per_image": macs, **summary.provenance()}
+        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, "devices": trainer.world_size}
+        found |= {**judged, **cost.summary(), "cost/macs_per_image": macs, **summary.provenance()}
         _finish(found, loggers, folder, step=parts.module.global_step)
         failed = False
     finally:
@@ -219,9 +239,10 @@ def _fit(
     supervised = getattr(module.learner.loss, "supervised", False)
     batches = ImageDataModule(
         data, values["batch_size"], values["seed"],
-        supervised=supervised, loading=values["loading"], workers=values["workers"],
+        supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,
     )  # fmt: skip
-    _draw_views(parts, folder)
+    if trainer.is_global_zero:
+        _draw_views(parts, folder)
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
     return trainer, cost
@@ -254,13 +275,12 @@ def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callb
     """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     try:
-        trainer: pl.Trainer = build(
-            {**node, "default_root_dir": str(folder), "enable_progress_bar": bar}, logger=loggers, callbacks=callbacks
-        )
+        # batches are shared between processes by their own sampler
+        ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
+        trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
-    if trainer.world_size > 1:  # local gradients are not averaged between processes: they would drift apart in silence
-        raise ConfigError(f"trainer.devices={node['devices']}: training runs on one device; set trainer.devices=1")
+    check_launch(trainer, node["devices"])
     return trainer
 
 
@@ -285,11 +305,14 @@ def _seed(seed: int) -> None:
 
 def _quieten() -> None:
     """Silence advice that does not apply here."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are slices of a tensor on the device
         ".*exists and is not empty.*",  # Hydra's own files are in the run folder
         ".*number of training batches .* is smaller than the logging interval.*",
+        ".*The dirpath has changed.*",  # a run that goes on from another's checkpoint keeps its own
+        ".*sync_dist=True.*",  # what is logged is of the whole batch already
         ".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
     ):
         warnings.filterwarnings("ignore", message)

@@ -18,7 +18,7 @@ from dtp_lightning.errors import ConfigError, DataError
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl
 
-MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator")
+MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator", "trainer.strategy")
 """What a resumed run's command line may say otherwise than the run did."""
 
 
@@ -60,15 +60,28 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
                 f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
             )
         _same_run(path, values)
-        finished = _summary(folder)
-        if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
-            yield Claim(finished=finished)
-            return
-        last, origin = folder / "checkpoints" / "last.ckpt", OmegaConf.select(OmegaConf.load(path), "resume")
-        if last.exists():
-            yield Claim(last)
-        else:  # it stopped in its first epoch: begin again where it began
-            yield Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+        yield _going_on(folder, values)
+
+
+def _going_on(folder: Path, values: Mapping[str, Any]) -> Claim:
+    """How far the run in this folder came."""
+    finished = _summary(folder)
+    if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
+        return Claim(finished=finished)
+    last, path = folder / "checkpoints" / "last.ckpt", folder / "config.yaml"
+    if last.exists():
+        return Claim(last)
+    # it stopped in its first epoch: begin again where it began
+    origin = OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None
+    return Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+
+
+def followed(folder: Path, values: Mapping[str, Any]) -> Claim:
+    """What the run's first process claims, for its others, which lock and write nothing. Arguments: :func:`claimed`."""
+    resume = values.get("resume", False)
+    if isinstance(resume, str):
+        return Claim(_named(Path(resume)))
+    return _going_on(folder, values) if resume else Claim()
 
 
 @contextlib.contextmanager
@@ -127,11 +140,17 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def record_error(folder: Path, error: BaseException) -> None:
-    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs."""
+def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:
+    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs.
+
+    Args:
+        folder: of the run.
+        error: the reason.
+        keep_first: an error that is there already, of another of the run's processes, caused this one.
+    """
     lines = (str(error).strip() or type(error).__name__).splitlines()
-    with contextlib.suppress(OSError):
-        (folder / "error.txt").write_text(f"{type(error).__name__}: {lines[-1]}\n")
+    with contextlib.suppress(OSError), (folder / "error.txt").open("x" if keep_first else "w") as file:
+        file.write(f"{type(error).__name__}: {lines[-1]}\n")
 
 
 def clear_error(folder: Path) -> None:

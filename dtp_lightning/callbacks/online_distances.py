@@ -39,8 +39,8 @@ class OnlineDistances(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the encoder as it is."""
-        if not due(trainer, self.every_n_epochs):
+        if not due(trainer, self.every_n_epochs) or not trainer.is_global_zero:
             return
         embeddings = self.distances.embeddings(cast(Learner, pl_module.learner).model, self.val)
         metrics = self.distances.of(embeddings).metrics
-        pl_module.log_dict({f"val/distances/{name}": value for name, value in metrics.items()})
+        pl_module.log_dict({f"val/distances/{n}": v for n, v in metrics.items()}, rank_zero_only=True)

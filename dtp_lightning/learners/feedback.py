@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
 from dtp_lightning.models.stage import Run, Stage
 
@@ -118,6 +119,7 @@ class FeedbackTraining(ABC):
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     parameter.grad = gradient
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
+            parallel.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
         return metrics
 
