@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from dtp_lightning.checks import check_numbers, check_optimizer, check_trainer, refuse_secrets
 from dtp_lightning.errors import ConfigError, UserError
@@ -25,7 +25,7 @@ SCALARS: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],  # what NumPy's generator takes
     "batch_size": PositiveInt,
     "loading": Literal["auto", "memory", "stream"],
-    "workers": NonNegativeInt,
+    "workers": Annotated[int, Field(ge=0, le=256)],  # each is a process with a copy of what it reads
     "mode": Literal["train", "views"],
     "resume": bool | str,
 }

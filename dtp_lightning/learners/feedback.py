@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -39,7 +39,12 @@ class FeedbackTraining(ABC):
         warmup: on the first so many batches only feedback learns.
         alternate: epochs take turns: feedback alone in the even ones (counted from 0), forward weights alone in the
             odd ones (Lee et al. 2015; Bartunov et al. 2018).
+
+    Raises:
+        ConfigError: no noise, for a rule that learns from nothing else.
     """
+
+    divides_by_noise: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -50,6 +55,12 @@ class FeedbackTraining(ABC):
         warmup: NonNegativeInt = 0,
         alternate: bool = False,
     ) -> None:
+        if self.divides_by_noise and not all(
+            s > 0 for s in (noise_std if isinstance(noise_std, Sequence) else [noise_std])
+        ):
+            raise ConfigError(
+                f"learner.feedback.noise_std={noise_std}: should be greater than 0, it is what is learned from"
+            )
         self.make_optimizer = optimizer
         self.noise_std = noise_std
         self.steps = steps
@@ -65,8 +76,10 @@ class FeedbackTraining(ABC):
                     f"learner.feedback.{name} has {len(value)} entries for {len(stages) - 1} feedback maps: "
                     "give one for all, or one each"
                 )
-        groups = ((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
-        return self.make_optimizer(named_groups(groups))
+        groups = named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
+        if not groups:
+            raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
+        return self.make_optimizer(groups)
 
     def due(self, batch: int, epoch: int) -> bool:
         """Whether feedback learns from this batch."""
@@ -166,6 +179,8 @@ class DifferenceReconstruction(FeedbackTraining):
     R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
     """
 
+    divides_by_noise = True
+
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
         below = traces[i - 1].x.detach()
@@ -191,6 +206,8 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
     """
+
+    divides_by_noise = True
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i, all three feedback passes in one call."""
