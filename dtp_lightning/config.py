@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 import hydra.utils
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
@@ -116,7 +117,15 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
     # named nodes (the data sets of a transfer) are built here: Hydra would take data sets for configuration
     collections = {key: {name: build(n) for name, n in value.items()} for key, value in node.items() if _nodes(value)}
     given = {key: value for key, value in node.items() if key not in collections}
-    factory = functools.partial(hydra.utils.instantiate({**given, "_partial_": True}, _convert_="all"), **collections)
+    try:
+        partial = hydra.utils.instantiate({**given, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:  # Hydra's wrapping of what an inner node said
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
+        raise
+    factory = functools.partial(partial, **collections)
     if node.get("_partial_"):
         return factory
     try:

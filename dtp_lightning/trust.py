@@ -62,10 +62,9 @@ def trusted(node: Any, path: Path) -> Any:
     own = tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
     for key, value in _leaves(node):
         if key == "_target_" and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
-            package = str(value).partition(".")[0]
             raise DataError(
-                f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: if you wrote it "
-                f"or trust it, say {TRUST}={package} in the environment"
+                f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: name its package in "
+                f"the environment variable {TRUST} if it is your own"
             )
         if isinstance(value, str) and "${" in value:
             raise DataError(f"{path} is refused: its configuration refers to this machine by {value}")
@@ -75,7 +74,10 @@ def trusted(node: Any, path: Path) -> Any:
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _leaves(value, str(name))
+            if name == "_target_":
+                yield name, value  # whatever it is
+            else:
+                yield from _leaves(value, str(name))
     elif isinstance(node, list | tuple):
         for value in node:
             yield from _leaves(value)
