@@ -2,8 +2,8 @@
 
 Tolerance: an l1 distance in float32 is a sum of D rounded differences, so values and error signals may differ from
 those of float64 by ``RTOL`` of the largest quantity that enters. A rounded distance may fall on the other side of a
-margin: where a float64 distance comes within that tolerance of one, without being a tie, error signals are not compared,
-and neither are values that are means over the active pairs, whose number jumps there.
+margin: where a float64 distance comes within that tolerance of one, without being a tie, error signals are not
+compared, and neither are values that are means over the active pairs, whose number jumps there.
 """
 
 from __future__ import annotations
