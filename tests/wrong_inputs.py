@@ -135,7 +135,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("size below the poolings", f"{FOLDER}={{images}} dataset.size=3", "images of 3 x 3 pixels are too small"),
         Wrong("two channels", f"{FOLDER}={{images}} dataset.channels=2", "dataset.channels=2: must be one of 1, 3"),
         Wrong("missing files", "dataset=cifar10 dataset.root={nowhere} dataset.download=false", "is missing or damaged in"),
-        Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no data set 'CIFAR11'"),
+        Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no 'CIFAR11'"),
         Wrong("transfer to nothing", "evaluation=[transfer]", "transfer to which data set? add"),
         Wrong("labels missing for transfer", f"{TRANSFER}={{unlabelled}}", "transfer to mine: its images have no labels"),
     ],
