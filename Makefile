@@ -8,7 +8,7 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report test errors audit lint format clean
+.PHONY: help train sweep report board dashboard test errors audit lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make 
 
 report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
 	$(BIN)/python -m dtp_lightning.report $(RUNS) --html report.html
+
+board: report ## the same page, and W&B's viewer in this terminal; no account needed
+	@$(BIN)/python -m dtp_lightning.report.board $(RUNS) --page report.html
+
+dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
+	@$(BIN)/python -m dtp_lightning.report.dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
 
 test: $(VENV)/.installed-test ## the whole test suite: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)

@@ -31,8 +31,8 @@ def _below_one(value: Any) -> bool:
 TRAINER_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "precision",
-        lambda value: value not in (None, 32, "32", "32-true"),
-        "={value}: only 32-true; differences of targets are lost in 16 bits",
+        lambda value: value not in (None, 32, "32", "32-true", "bf16-mixed"),
+        "={value}: must be 32-true or bf16-mixed",
     ),
     (
         "gradient_clip_val",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dtp_lightning import allocator
 from dtp_lightning.errors import SecretError, UserError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
@@ -58,6 +59,7 @@ def job(body: Callable[[], object]) -> object:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    allocator.keep_freed_memory()
     try:
         return body()
     except (UserError, OSError) as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.data.module import Batch, epoch_seed
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner
 
 VALIDATION_SEED = 20_210_809  # the views of the validation loss are the same at every epoch
@@ -42,6 +43,18 @@ class PretrainModule(pl.LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """The learner's own optimisers, the forward one first."""
         return self.learner.optimizers
+
+    def on_fit_start(self) -> None:
+        """Refuse a precision that the rule cannot learn in.
+
+        Raises:
+            ConfigError: bf16-mixed, and the rule takes differences of activations.
+        """
+        if self.trainer.precision != "32-true" and not self.learner.survives_bf16:
+            raise ConfigError(
+                f"trainer.precision={self.trainer.precision}: this rule takes differences of activations, which are "
+                "lost in 16 bits; use 32-true, or learner=bp, gll, rll, or learner=dtp learner.target=linearised"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw an epoch's randomness from (seed, epoch), before its first batch.

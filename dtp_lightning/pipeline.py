@@ -259,9 +259,8 @@ def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step:
     plot_diagnostics(folder / "metrics.csv", folder / "plots" / "diagnostics.png", title)
     trackers = loggers[1:]
     for logger in trackers:
-        logger.log_metrics({key: value for key, value in found.items() if isinstance(value, float)}, step=step)
-    figures = {f"plots/{path.stem}": path for path in sorted((folder / "plots").glob("*.png"))}
-    tracking.log_images(trackers, figures, step=step)
+        logger.log_metrics(summary.scalars_of(found), step=step)
+    tracking.log_images(trackers, summary.figures_in(folder), step=step)
 
 
 def _seed(seed: int) -> None:

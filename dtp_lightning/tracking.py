@@ -17,6 +17,8 @@ from dtp_lightning.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+STEP = "trainer/global_step"  # what Lightning's WandbLogger calls the number of batches
+
 
 def metrics_csv(folder: Path, up_to_step: int = 0) -> CSVLogger:
     """``metrics.csv`` in the run folder, on disk after every logged step.
@@ -63,7 +65,7 @@ def wandb_logger(
         entity=entity,
         dir=str(folder),
         name=f"{names['learner']}-{names['loss']}",
-        group=group or f"{names['dataset']}-{names['model']}-{names['loss']}",
+        group=group_of(names, group),
         job_type=names["learner"],
         tags=tags,
         config=dict(config),
@@ -71,10 +73,15 @@ def wandb_logger(
         reinit="finish_previous",  # a job of a multirun never writes into the last one's run
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
     run.define_metric("val/*", step_metric="epoch")
     return WandbLogger(experiment=run, save_dir=str(folder))
+
+
+def group_of(names: Mapping[str, str], given: str | None) -> str:
+    """A run's W&B group: the one given, else dataset-model-loss."""
+    return given or "{dataset}-{model}-{loss}".format(**names)
 
 
 def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
@@ -84,7 +91,7 @@ def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
         ConfigError: TensorBoard is not installed.
     """
     try:
-        logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
+        logger = TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
         raise ConfigError("logger=tensorboard needs TensorBoard: pip install tensorboard") from error
     logger.log_hyperparams(dict(config))
@@ -112,7 +119,7 @@ def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             for name, path in images.items():
-                logger.log_image(name, [str(path)], step=None)
+                logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, TensorBoardLogger):
             for name, path in images.items():
                 pixels = np.asarray(Image.open(path).convert("RGB"))

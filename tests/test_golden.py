@@ -88,7 +88,8 @@ class Recorded:
         )
         self.parameters = {}
         for i, stage in enumerate(model.stages, 1):
-            self.parameters |= {f"f{i}.{k}": p for k, p in stage.forward_map[0].named_parameters()}
+            weight, bias = stage.forward_map.parameters()
+            self.parameters |= {f"f{i}.weight": weight, f"f{i}.bias": bias}
             if stage.feedback_map is not None:
                 self.parameters |= {f"g{i}.{k}": p for k, p in stage.feedback_map.named_parameters()}
         self.parameters |= {f"f5.{k}": p for k, p in model.head[1].named_parameters()}
@@ -109,7 +110,7 @@ class Recorded:
 
 
 def test_first_activations_and_targets() -> None:
-    from dtp_lightning.learners import difference_target
+    from dtp_lightning.learners import difference_error
 
     for name in ("hinge", "simclr"):
         run = Recorded(name)
@@ -118,13 +119,13 @@ def test_first_activations_and_targets() -> None:
         with torch.no_grad():
             close(learner.model.head(traces[-1].h), run.stacked("step0/embedding"))
         _, top = learner.teach_head(traces, 2)
-        target = traces[-1].h - 0.5 * top
+        error = 0.5 * top
         first_image = [0, 6]  # its two views, rows 0 and 1 of the recording
         for i in (4, 3, 2, 1):
             close(traces[i - 1].h[first_image], run[f"step0/activation/h{i}"])
-            close(target[first_image], run[f"step0/target/h{i}"])
+            close((traces[i - 1].h - error)[first_image], run[f"step0/target/h{i}"])
             if i > 1:
-                target = difference_target(traces[i - 1], target)
+                error = difference_error(traces[i - 1], error)
 
 
 @pytest.mark.parametrize("name,steps", [("hinge", 3), ("simclr", 2)])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TINY, composed, options
+from torch import nn
+from torch.nn import functional as F
 
 from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models import conv_net, conv_stage, features_of
+from dtp_lightning.models import ConvFeedback, conv_net, conv_stage, features_of
+from dtp_lightning.models.feedback_maps import TransposedConv, unpool
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (9, 6), (2, 3), (5, 28)])
@@ -22,7 +25,7 @@ def test_feedback_restores_the_input_size(
         pytest.skip("nothing is left after pooling")
     stage = conv_stage(2, 3, kernel_size=kernel_size, pool=pool, stride=stride, **kind)
     x = torch.rand(2, 2, *size)
-    y, switches = stage.run(x)
+    y, switches, _ = stage.run(x)
     back = stage.feedback(y, x, switches)
     assert back.shape == x.shape
     assert y.shape[-2:] == tuple(-(-n // stride) // pool for n in size)
@@ -37,7 +40,7 @@ def test_unpooling_feedback_can_be_the_exact_transpose(pooling: str, size: int) 
     )
     stage.feedback_map.weight.data = stage.forward_map[0].weight.data
     x = torch.randn(2, 2, size, size, requires_grad=True)
-    y, switches = stage.run(x)
+    y, switches, _ = stage.run(x)
     u = torch.randn_like(y)
     (expected,) = torch.autograd.grad(y, x, u)
     torch.testing.assert_close(stage.feedback(u, x, switches), expected)
@@ -99,3 +102,56 @@ def test_features_do_not_depend_on_the_batch() -> None:
     features = features_of(network, images, batch_size=3)
     torch.testing.assert_close(features, features_of(network, images))
     assert not features.requires_grad
+
+
+def test_transposed_convolution_has_torchs_gradients() -> None:
+    u = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    feedback = ConvFeedback(4, 2, 3, 2, activation="Identity").double()
+    inputs = (u, feedback.weight, feedback.bias)
+    for height, width in ((10, 12), (9, 11), (10, 11)):
+        crops = list(feedback._crops(u, (height, width)))
+        options = ((2, 2), [p for p, _ in crops], [e for _, e in crops])
+        ours, theirs = TransposedConv.apply(*inputs, *options), F.conv_transpose2d(*inputs, *options)
+        assert ours.shape[-2:] == (height, width)
+        torch.testing.assert_close(ours, theirs)
+        probe = torch.randn_like(ours)
+        for a, b in zip(*(torch.autograd.grad(y, inputs, probe) for y in (ours, theirs)), strict=True):
+            torch.testing.assert_close(a, b)
+    assert torch.autograd.gradgradcheck(lambda *x: TransposedConv.apply(*x, *options), inputs)
+
+
+def test_unpooling_is_torchs() -> None:
+    y, switches = F.max_pool2d(torch.randn(2, 3, 7, 8), 2, return_indices=True)
+    torch.testing.assert_close(
+        unpool(y, switches, 2, (7, 8)), F.max_unpool2d(y, switches, [2, 2], output_size=(7, 8)), rtol=0, atol=0
+    )
+
+
+def test_bias_behind_the_pool_is_the_bias_before_it() -> None:
+    """To the last bit, gradients but for the order of a sum."""
+    stage = conv_stage(3, 8)
+    conv, pool, bias, activation = stage.layers()
+    plain = nn.Conv2d(3, 8, 3, padding=1)
+    plain.load_state_dict({"weight": conv.weight, "bias": bias.bias})
+    x = torch.randn(5, 3, 9, 9)
+    ours, theirs = stage(x), activation(pool(plain(x)))
+    assert torch.equal(ours, theirs)
+    probe = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad(ours, [conv.weight, bias.bias], probe),
+        torch.autograd.grad(theirs, [plain.weight, plain.bias], probe),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"feedback": "unpool"}, {"pool": 1}, {"bias": False}, {"pooling": "average"}])
+def test_noise_that_images_share_costs_one_convolution(options: dict) -> None:
+    stage = conv_stage(3, 4, **options).double()
+    x, e = torch.randn(7, 3, 8, 8, dtype=torch.float64), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    beside = stage.run_beside(stage.run(x).linear, e)
+    exact = stage.run(x + e[[0, 1, 2, 0, 1, 2, 0]])
+    torch.testing.assert_close(beside.y, exact.y)
+    assert (beside.switches is None) == (exact.switches is None)
+    if exact.switches is not None:
+        assert torch.equal(beside.switches, exact.switches)

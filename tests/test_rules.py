@@ -13,6 +13,7 @@ import torch
 from conftest import TINY, composed, learner_of, options, sgd
 from torch import Tensor, nn
 
+from dtp_lightning.callbacks.measures import angle
 from dtp_lightning.config import build, checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import (
@@ -27,6 +28,7 @@ from dtp_lightning.learners import (
     LocalDifferenceReconstruction,
     TargetPropagation,
 )
+from dtp_lightning.learners.target_propagation import difference_error, linearised_error
 from dtp_lightning.losses import ContrastiveHinge
 from dtp_lightning.models import Network, Stage, conv_net
 
@@ -274,6 +276,45 @@ def test_numbers_for_each_feedback_map() -> None:
 def test_vanilla_targets_have_no_difference(views: Tensor) -> None:
     tp, dtp = (learner_of(f"learner={name}") for name in ("tp", "dtp"))
     traces = tp.trace(views.flatten(0, 1))
-    top = traces[-1].h
-    torch.testing.assert_close(tp.below(traces[-1], top), traces[-1].back(top).detach())
-    torch.testing.assert_close(dtp.below(traces[-1], top), traces[-1].x.detach())
+    trace, nothing = traces[-1], torch.zeros_like(traces[-1].h)
+    torch.testing.assert_close(tp.below(trace, nothing), (trace.x - trace.back(trace.h)).detach())
+    assert not dtp.below(trace, nothing).any()
+
+
+@pytest.mark.parametrize("name", ["dtp", "drl", "ldrl"])
+def test_noise_that_images_share(name: str, views: Tensor) -> None:
+    """The cheap way of few noise patterns gives what the dear way with the same noise gives."""
+    cheap, dear = (learner_of(f"learner={name}", "learner.feedback.noise_patterns=3").double() for _ in range(2))
+    dear.keeps_linear = False
+    for learner in (cheap, dear):
+        torch.manual_seed(1)
+        learner.step(views.double())
+    assert cheap.trace(views.double().flatten(0, 1))[1].linear is not None
+    for a, b in zip(cheap.parameters(), dear.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_linearised_targets_are_the_limit_of_differences(views: Tensor) -> None:
+    errors = {}
+    for step in (1e-2, 1e-4):
+        learner = learner_of("learner=dtp").double()
+        trace = learner.trace(views.double().flatten(0, 1))[2]
+        error = torch.randn_like(trace.h) * step
+        errors[step] = [rule(trace, error) for rule in (linearised_error, difference_error)]
+        torch.manual_seed(0)
+    distances = [((a - b).norm() / b.norm()).item() for a, b in errors.values()]
+    assert distances[1] < 1e-4 and distances[1] < 0.03 * distances[0]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_bfloat16_keeps_the_direction_of_rules_that_say_so(name: str, views: Tensor) -> None:
+    overrides = [f"learner={name}", *(["learner.target=linearised"] if name in ("dtp", "ldrl", "fwdtp") else [])]
+    learners = [learner_of(*overrides) for _ in range(2)]
+    if not learners[0].survives_bf16:
+        pytest.skip("refused under bf16-mixed")
+    for learner, enabled in zip(learners, (False, True), strict=True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            learner.step(views)
+    pairs = [p for p in zip(*(x.model.parameters() for x in learners), strict=True) if p[0].grad is not None]
+    assert pairs and all(angle(a.grad, b.grad) < 25 for a, b in pairs if a.ndim > 1)

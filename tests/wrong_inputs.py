@@ -91,7 +91,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("no steps", "trainer.max_steps=0", "at least one step is needed, or -1 for no limit"),
         Wrong("no batches", "trainer.limit_train_batches=0", "at least one batch is needed; 1.0 takes all"),
         Wrong("logging at no step", "trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: should be greater than 0"),
-        Wrong("fp16", "trainer.precision=16-mixed", "only 32-true; differences of targets are lost in 16 bits"),
+        Wrong("fp16", "trainer.precision=16-mixed", "trainer.precision=16-mixed: must be 32-true or bf16-mixed"),
         Wrong("clipping", "+trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val has no meaning for learners"),
         Wrong("another's business", "+trainer.callbacks=[]", "trainer.callbacks is not the trainer's to say here"),
         Wrong("missing GPU", "trainer.accelerator=cuda", "CUDAAccelerator` can not run on your system"),

@@ -12,7 +12,7 @@ from dtp_lightning.learners.feedback import (
 )
 from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
 from dtp_lightning.learners.layerwise import LayerwiseLearning
-from dtp_lightning.learners.target_propagation import TargetPropagation, difference_target
+from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
 __all__ = [
     "AutoencoderFeedback",
@@ -28,5 +28,5 @@ __all__ = [
     "LocalDifferenceReconstruction",
     "StageTrace",
     "TargetPropagation",
-    "difference_target",
+    "difference_error",
 ]

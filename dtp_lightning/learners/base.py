@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Stage
+from dtp_lightning.models.stage import Run, Stage
 
 Metrics = dict[str, Tensor]
 OptimizerFactory = Callable[[list[dict]], Optimizer]
@@ -38,12 +38,14 @@ class StageTrace:
         x: h_{i-1}, detached, (N, C_below, H, W).
         y: h_i, on the local graph until :meth:`pull` is called, (N, C, H', W').
         switches: of the stage's max-pool in this forward pass, if its feedback map wants them.
+        linear: what the stage's first layer made of x, if the rule keeps it (:meth:`Stage.run_beside`).
     """
 
     stage: Stage
     x: Tensor
     y: Tensor
     switches: Tensor | None = None
+    linear: Tensor | None = None
 
     @property
     def h(self) -> Tensor:
@@ -90,6 +92,10 @@ class Learner(nn.Module, ABC):
     """Whether displacements travel through the stages' own feedback maps."""
     teaches_all_stages: ClassVar[bool] = True
     """Whether every stage learns from every batch."""
+    survives_bf16: bool = False
+    """Whether the rule learns under ``trainer.precision=bf16-mixed``; differences of activations do not survive it."""
+    keeps_linear: bool = False
+    """Whether traces keep what the stages' first layers gave."""
 
     def __init__(self, model: Network, loss: nn.Module, forward_optimizer: OptimizerFactory) -> None:
         super().__init__()
@@ -156,9 +162,9 @@ class Learner(nn.Module, ABC):
         traces = []
         for i, stage in enumerate(self.model.stages):
             x = h.detach().requires_grad_(self.needs_input_gradients and i > 0)
-            y, switches = self.run(stage, x)
-            traces.append(StageTrace(stage, x, y, switches))
-            h = y
+            h, switches, linear = self.run(stage, x)
+            kept = linear.detach() if linear is not None and i > 0 and self.keeps_linear else None
+            traces.append(StageTrace(stage, x, h, switches, kept))
         return traces
 
     def objective(
@@ -185,13 +191,13 @@ class Learner(nn.Module, ABC):
     def head_as_stage(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
         """For rules that treat the head as one more stage: add its trace; return the loss and dL/dz."""
         x = traces[-1].h.requires_grad_(self.needs_input_gradients)
-        traces.append(StageTrace(head, x, *self.run(head, x)))
+        traces.append(StageTrace(head, x, self.run(head, x).y))
         z = traces[-1].h.requires_grad_(True)
         loss = self.objective(z, views, labels)
         return loss.detach(), self.write_gradients(loss, list(self.loss.parameters()), z)
 
-    def run(self, stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """f(x) and its switches; where a rule decides what the way back through f looks like."""
+    def run(self, stage: Stage, x: Tensor) -> Run:
+        """f(x); where a rule decides what the way back through f looks like."""
         return stage.run(x)
 
     @staticmethod

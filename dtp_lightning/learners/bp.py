@@ -12,6 +12,7 @@ class Backprop(Learner):
 
     transports_weights = True
     needs_input_gradients = True
+    survives_bf16 = True
 
     def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """One autograd call a stage gives its weight gradient and the displacement below."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
-from dtp_lightning.models.stage import Stage
+from dtp_lightning.models.stage import Run, Stage
 
 
 def normal_like(x: Tensor) -> Tensor:
@@ -28,6 +27,30 @@ def normal_like(x: Tensor) -> Tensor:
     return noise
 
 
+class MeanSquare(torch.autograd.Function):
+    """mean((a - b)^2), its gradient for a alone; b is a goal.
+
+    Two passes over memory less than ``F.mse_loss``, and none of them in float32 where activations are bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dtype=torch.promote_types(a.dtype, torch.float32)) ** 2 / a.numel()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 / difference.numel() * gradient), None
+
+
+def tiled(rows: Tensor, count: int) -> Tensor:
+    """(G, ...) -> (count, ...), row n is row n modulo G."""
+    return rows if len(rows) == count else torch.cat([rows] * -(-count // len(rows)))[:count]
+
+
 class FeedbackTraining(ABC):
     """When and how often feedback maps learn; subclasses say from what.
 
@@ -39,6 +62,9 @@ class FeedbackTraining(ABC):
         warmup: on the first so many batches only feedback learns.
         alternate: epochs take turns: feedback alone in the even ones (counted from 0), forward weights alone in the
             odd ones (Lee et al. 2015; Bartunov et al. 2018).
+        noise_patterns: how many different noise samples a step draws for all images (two views of each), which take
+            turns; None draws one for every image. The expected gradient is the same; f of noisy activations then
+            costs next to nothing (:meth:`Stage.run_beside`).
 
     Raises:
         ConfigError: no noise, for a rule that learns from nothing else.
@@ -54,10 +80,10 @@ class FeedbackTraining(ABC):
         every: PositiveInt = 1,
         warmup: NonNegativeInt = 0,
         alternate: bool = False,
+        noise_patterns: PositiveInt | None = None,
     ) -> None:
-        if self.divides_by_noise and not all(
-            s > 0 for s in (noise_std if isinstance(noise_std, Sequence) else [noise_std])
-        ):
+        amounts = noise_std if isinstance(noise_std, Sequence) else [noise_std]
+        if self.divides_by_noise and min(amounts, default=0) <= 0:
             raise ConfigError(
                 f"learner.feedback.noise_std={noise_std}: should be greater than 0, it is what is learned from"
             )
@@ -65,6 +91,7 @@ class FeedbackTraining(ABC):
         self.noise_std = noise_std
         self.steps = steps
         self.every, self.warmup, self.alternate = every, warmup, alternate
+        self.noise_patterns = noise_patterns
         self.noise_like: Callable[[Tensor], Tensor] = normal_like
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
@@ -109,6 +136,20 @@ class FeedbackTraining(ABC):
     def sigma(self, i: int) -> float:
         """Noise at the input of stage i."""
         return self.noise_std[i - 2] if isinstance(self.noise_std, Sequence) else self.noise_std
+
+    def noise(self, x: Tensor, i: int) -> Tensor:
+        """Noise at the input x (N, ...) of stage i: (noise_patterns or N, ...), standard deviation sigma."""
+        return self.noise_like(x[: self.noise_patterns]).mul_(self.sigma(i))
+
+    @torch.no_grad()
+    def disturb(self, trace: StageTrace, i: int) -> tuple[Tensor, Run]:
+        """Noise e at the input x of the stage i, of x's shape, and what f makes of x + e."""
+        x = trace.x.detach()
+        drawn = self.noise(x, i)
+        noise = tiled(drawn, len(x))
+        if trace.linear is not None and len(drawn) < len(x):
+            return noise, trace.stage.run_beside(trace.linear, drawn)
+        return noise, trace.stage.run(x + noise)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
@@ -158,18 +199,19 @@ class AutoencoderFeedback(FeedbackTraining):
         every: PositiveInt = 1,
         warmup: NonNegativeInt = 0,
         alternate: bool = False,
+        noise_patterns: PositiveInt | None = None,
     ) -> None:
-        super().__init__(optimizer, noise_std, steps, every, warmup, alternate)
+        super().__init__(optimizer, noise_std, steps, every, warmup, alternate, noise_patterns)
         self.goal = goal
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i."""
         trace = traces[i - 1]
         clean = trace.x.detach()
-        noisy = clean.add(self.noise_like(clean), alpha=self.sigma(i))
-        with torch.no_grad():
-            above, switches = trace.stage.run(noisy)
-        return F.mse_loss(trace.stage.feedback(above, noisy, switches), noisy if self.goal == "noisy" else clean)
+        noise, above = self.disturb(trace, i)
+        goal = noise.add_(clean) if self.goal == "noisy" else clean
+        loss: Tensor = MeanSquare.apply(trace.stage.feedback(above.y, clean, above.switches), goal)
+        return loss
 
 
 class DifferenceReconstruction(FeedbackTraining):
@@ -184,17 +226,17 @@ class DifferenceReconstruction(FeedbackTraining):
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
         below = traces[i - 1].x.detach()
-        sigma = self.sigma(i)
-        noisy = below.add(self.noise_like(below), alpha=sigma)
+        noise, above = self.disturb(traces[i - 1], i)
         with torch.no_grad():
-            target = noisy
-            for trace in traces[i - 1 :]:
+            target = above.y
+            for trace in traces[i:]:
                 target = trace.stage(target)
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.back(trace.h) + trace.back(target)
         trace = traces[i - 1]
         returned = below - trace.back(trace.h) + trace.back(target)
-        return F.mse_loss(returned, noisy) / sigma**2
+        loss: Tensor = MeanSquare.apply(returned, noise.add_(below))
+        return loss / self.sigma(i) ** 2
 
 
 class LocalDifferenceReconstruction(FeedbackTraining):
@@ -211,14 +253,12 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i, all three feedback passes in one call."""
-        trace, sigma = traces[i - 1], self.sigma(i)
+        trace = traces[i - 1]
         x, y = trace.x.detach(), trace.h
-        below, above = self.noise_like(x).mul_(sigma), self.noise_like(y).mul_(sigma)
-        with torch.no_grad():
-            moved, moved_switches = trace.stage.run(x + below)
-        stacked = torch.cat([y, moved, y + above])
+        below, moved = self.disturb(trace, i)
+        stacked = torch.cat([y, moved.y, y + tiled(self.noise(y, i), len(y))])
         switches = None
-        if trace.switches is not None and moved_switches is not None:
-            switches = torch.cat([trace.switches, moved_switches, trace.switches])
+        if trace.switches is not None and moved.switches is not None:
+            switches = torch.cat([trace.switches, moved.switches, trace.switches])
         rest, up, down = trace.stage.feedback(stacked, x, switches).chunk(3)
         return ((down - rest).square().sum() - 2 * (below * (up - rest)).sum()) / len(x)

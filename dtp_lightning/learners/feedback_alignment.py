@@ -12,7 +12,7 @@ from torch.nn import grad as nn_grad
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Stage
+from dtp_lightning.models.stage import Run, Stage
 
 
 class FeedbackAlignment(Learner):
@@ -56,7 +56,7 @@ class FeedbackAlignment(Learner):
         """The error at the embedding: the head carries it back by B as well."""
         return self.head_as_stage(traces, self._head[0], views, labels)
 
-    def run(self, stage: Stage, x: Tensor) -> tuple[Tensor, None]:
+    def run(self, stage: Stage, x: Tensor) -> Run:
         """f(x), whose weighted layers carry gradients of their input by B."""
         for layer in stage.layers():
             if x.requires_grad and layer in self._index:
@@ -64,7 +64,7 @@ class FeedbackAlignment(Learner):
             else:
                 x = layer(x)
             x = x[0] if isinstance(x, tuple) else x  # a max-pool may give its switches as well
-        return x, None
+        return Run(x)
 
     def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """As backprop does; then B takes part in W's update, where it learns."""

@@ -27,6 +27,7 @@ class LayerwiseLearning(Learner):
     """
 
     teaches_all_stages = False
+    survives_bf16 = True
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class LayerwiseLearning(Learner):
             stage = self.model.stages[i]
             x = h.detach()
             with torch.set_grad_enabled(i in self.active):
-                h, switches = stage.run(x)
-            traces.append(StageTrace(stage, x, h, switches))
+                h = stage(x)
+            traces.append(StageTrace(stage, x, h))
         return traces
 
     def _active(self) -> list[int]:

@@ -14,28 +14,44 @@ from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
 
+# Rules carry errors e_i = h_i - t_i, not targets: the difference of two activations of order 1 keeps few digits of an
+# error that is 1e-7 of them.
+
 
 @torch.no_grad()
-def difference_target(trace: StageTrace, target: Tensor) -> Tensor:
-    """t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i).
+def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
+    """e_{i-1} = g_i(h_i) - g_i(h_i - e_i), that is t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i).
 
     The difference cancels what g_i reconstructs badly: where the stage's own target asks for nothing
     (t_i = h_i), neither does the one below (Lee et al. 2015).
 
     Args:
         trace: stage i on this batch.
-        target: t_i, of h_i's shape.
+        error: e_i, of h_i's shape.
 
     Returns:
-        t_{i-1}, of h_{i-1}'s shape.
+        e_{i-1}, of h_{i-1}'s shape.
     """
-    return trace.x - trace.back(trace.h) + trace.back(target)
+    return trace.back(trace.h).sub_(trace.back(trace.h - error))
 
 
 @torch.no_grad()
-def vanilla_target(trace: StageTrace, target: Tensor) -> Tensor:
+def linearised_error(trace: StageTrace, error: Tensor) -> Tensor:
+    """e_{i-1} = J_{g_i}(h_i) e_i: the difference of targets in the limit of small steps, whatever the precision.
+
+    (A difference of bfloat16 activations would be zero.)
+    """
+    carried: Tensor = torch.func.jvp(trace.back, (trace.h,), (error,))[1]
+    return carried
+
+
+@torch.no_grad()
+def vanilla_error(trace: StageTrace, error: Tensor) -> Tensor:
     """t_{i-1} = g_i(t_i), whatever g_i reconstructs badly (Bengio 2014; Le Cun 1986)."""
-    return trace.back(target)
+    return trace.x - trace.back(trace.h - error)
+
+
+ERRORS = {"difference": difference_error, "linearised": linearised_error, "vanilla": vanilla_error}
 
 
 class HeadFeedback(nn.Module):
@@ -61,7 +77,8 @@ class TargetPropagation(Learner):
     Args:
         model, loss, forward_optimizer: see :class:`Learner`.
         feedback: how the feedback maps learn, and when.
-        target: ``difference`` as above (Lee et al. 2015), or ``vanilla``, t_{i-1} = g_i(t_i).
+        target: ``difference`` as above (Lee et al. 2015); ``linearised``, its limit for small steps, e_{i-1} =
+            J_{g_i} e_i with e = h - t, which also works in bfloat16; or ``vanilla``, t_{i-1} = g_i(t_i).
         top: where the first target is: at the last ``stage``, one layer of gradient below the objective, or at the
             ``embedding``, t_z = z - step * dL/dz, which reaches the last stage through a learned g of the head.
         target_step: length of the step that makes the top target, in units of ``target_gradient``.
@@ -83,7 +100,7 @@ class TargetPropagation(Learner):
         loss: nn.Module,
         forward_optimizer: OptimizerFactory,
         feedback: FeedbackTraining,
-        target: Literal["difference", "vanilla"] = "difference",
+        target: Literal["difference", "linearised", "vanilla"] = "difference",
         top: Literal["stage", "embedding"] = "stage",
         target_step: PositiveFloat = 0.5,
         target_gradient: Literal["per_sample", "batch_mean"] = "batch_mean",
@@ -93,13 +110,15 @@ class TargetPropagation(Learner):
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         self.feedback = feedback
+        self.keeps_linear = feedback.noise_patterns is not None
         self.head_feedback: nn.Module | None = None
         self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
         if top == "embedding":
             self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation)
             self._head = (Stage(model.head, self.head_feedback),)
         self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
-        self.below = difference_target if target == "difference" else vanilla_target
+        self.below = ERRORS[target]
+        self.survives_bf16 = target == "linearised"
         self.target_step = target_step
         self.target_gradient = target_gradient
         self.local_loss = local_loss
@@ -143,10 +162,9 @@ class TargetPropagation(Learner):
     def _teach_stages(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
         step = self.target_step * (len(top) if self.target_gradient == "per_sample" else 1)
         metrics = {}
-        target = torch.add(traces[-1].h, top, alpha=-step)
+        error = top * step
         for i in range(len(traces), 0, -1):
             trace = traces[i - 1]
-            error = trace.h - target
             # dL_local/dh = scale * error, whichever reduction the local loss has
             scale = 1 / step if self.local_loss == "displacement" else 2 / error.numel()
             trace.pull(error * scale)
@@ -154,5 +172,5 @@ class TargetPropagation(Learner):
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
                 metrics[f"local_loss/{name}"] = error.square().sum() * (scale / 2)
             if i > 1:
-                target = self.below(trace, target)
+                error = self.below(trace, error)
         return metrics

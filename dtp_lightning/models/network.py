@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dtp_lightning.data.images import Images, ImageSpec
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models.stage import Stage, activation_named, conv_stage
+from dtp_lightning.models.feedback_maps import activation_named
+from dtp_lightning.models.stage import Stage, conv_stage
 
 
 class Network(nn.Module):

@@ -7,12 +7,41 @@ non-linearity *one* stage, whose feedback is a strided transposed convolution st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from dtp_lightning.models.feedback_maps import ConvFeedback, UnpoolFeedback, activation_named
+
+
+class Run(NamedTuple):
+    """What a stage's forward map gives.
+
+    Attributes:
+        y: f(x).
+        switches: which pixels won the max-pool, if the feedback map wants them.
+        linear: output of the first layer where that is linear, see :meth:`Stage.run_beside`.
+    """
+
+    y: Tensor
+    switches: Tensor | None = None
+    linear: Tensor | None = None
+
+
+class Bias(nn.Module):
+    """Adds one number a channel, in place.
+
+    max(a) + b = max(a + b), to the last bit: behind the pool the bias and its gradient touch a quarter of the memory.
+    """
+
+    def __init__(self, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same tensor."""
+        return x.add_(self.bias[:, None, None].to(x.dtype))
 
 
 class Stage(nn.Module):
@@ -33,15 +62,26 @@ class Stage(nn.Module):
         """h_i = f_i(h_{i-1})."""
         return self.run(x)[0]
 
-    def run(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """f(x), and the max-pool's switches (which pixel won) if the feedback map wants them."""
-        switches = None
-        for layer in self.layers():
-            if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
-                x, switches = layer(x)
-            else:
-                x = layer(x)
-        return x, switches
+    def run(self, x: Tensor) -> Run:
+        """f(x), and what else the forward pass knows."""
+        layers = self.layers()
+        first = layers[0](x)
+        y, switches = _through(layers[1:], first)
+        return Run(y, switches, first if _is_linear(layers) else None)
+
+    @torch.no_grad()
+    def run_beside(self, linear: Tensor, e: Tensor) -> Run:
+        """f(x + e) where few different e serve many x, at a fraction of the price: W (x + e) = W x + W e.
+
+        Args:
+            linear: W x, from :meth:`run` on x (N, C_below, H, W).
+            e: (G, C_below, H, W), G <= N; row n of x is moved by row n modulo G.
+        """
+        conv, *rest = self.layers()
+        moved = conv._conv_forward(e, conv.weight, None)  # type: ignore[operator]
+        runs = [_through(rest, part + moved[: len(part)]) for part in linear.split(len(e))]
+        switches = [s for _, s in runs if s is not None]
+        return Run(torch.cat([y for y, _ in runs]), torch.cat(switches) if switches else None)
 
     def layers(self) -> list[nn.Module]:
         """What f consists of, in order."""
@@ -71,89 +111,19 @@ class Stage(nn.Module):
         return [] if self.feedback_map is None else list(self.feedback_map.parameters())
 
 
-def activation_named(name: str) -> type[nn.Module]:
-    """A class of torch.nn by its name, such as ``Tanh``, ``Hardtanh``, ``Identity``.
-
-    Raises:
-        ValueError: torch.nn has no such class, or it needs arguments or changes the shape of what it is given.
-    """
-    kind = getattr(nn, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ValueError(f"torch.nn has no activation '{name}': write it as torch does, such as Tanh or Hardtanh")
-    try:
-        with torch.device("meta"):  # where nothing is computed and no random number is drawn
-            fits = kind()(torch.empty(2, 4, 3, 3)).shape == (2, 4, 3, 3)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
-        fits = False
-    if not fits:
-        raise ValueError(f"torch.nn.{name} is no activation: one such as Tanh or Hardtanh takes no argument")
-    return kind
-
-
-class ConvFeedback(nn.ConvTranspose2d):
-    """g(u) = activation(strided transposed convolution of u), cropped to any size that pools to u's.
-
-    For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis; odd
-    sizes, which it never met, use the padding that lets every input pixel be reached.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, bias: see torch.nn.ConvTranspose2d.
-        activation: that of the stage below, so that targets have the range of what they are targets for.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, *, activation: str = "Tanh",
-        bias: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
-        self.activation = activation_named(activation)()
-
-    def forward(  # type: ignore[override]
-        self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None
-    ) -> Tensor:
-        """(N, C, H', W') -> (N, C_below, *size)."""
-        crops = list(self._crops(u, size))
-        padding = [p for p, _ in crops]
-        extra = [e for _, e in crops]
-        return self.activation(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
-
-    def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        for pooled, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
-            excess = (pooled - 1) * stride + kernel - wanted
-            padding = max(0, (excess + 1) // 2)
-            yield padding, 2 * padding - excess
-
-
-class UnpoolFeedback(ConvFeedback):
-    """g(u) = activation(transposed convolution of the unpooled u).
-
-    Unpooling puts each value where the forward pass' maximum was (max-pooling with switches), or spreads it evenly
-    over its window (average pooling): the transpose of the pooling, so that g can learn the transpose of f exactly.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, activation, bias: see :class:`ConvFeedback`; the stride is
-            that of the forward convolution.
-        pool: window and stride of the pooling, in pixels.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, pool: int, *,
-        activation: str = "Tanh", bias: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(in_channels, out_channels, kernel_size, stride, activation=activation, bias=bias)
-        self.pool = pool
-
-    def forward(  # type: ignore[override]
-        self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None
-    ) -> Tensor:
-        """(N, C, H', W') -> (N, C_below, *size)."""
-        inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
-        if switches is not None:
-            spread = F.max_unpool2d(u, switches, [self.pool, self.pool], output_size=inner)
+def _through(layers: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The layers in turn; the switches of the max-pool among them that returns some."""
+    switches = None
+    for layer in layers:
+        if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
+            x, switches = layer(x)
         else:
-            spread = F.interpolate(u, scale_factor=self.pool, mode="nearest") / self.pool**2
-            spread = F.pad(spread, (0, inner[1] - spread.shape[-1], 0, inner[0] - spread.shape[-2]))
-        return super().forward(spread, size)
+            x = layer(x)
+    return x, switches
+
+
+def _is_linear(layers: list[nn.Module]) -> bool:
+    return len(layers) > 1 and isinstance(layers[0], nn.Conv2d) and layers[0].padding_mode == "zeros"
 
 
 def conv_stage(
@@ -192,11 +162,12 @@ def conv_stage(
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least {reach} (pool={pool}, stride={stride})")
     switches = feedback == "unpool" and pooling == "max"
     pools = {"max": nn.MaxPool2d(pool, return_indices=switches), "average": nn.AvgPool2d(pool)}
-    forward_map = nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias),
-        pools[pooling] if pool > 1 else nn.Identity(),
-        activation_named(activation)(),
-    )
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+    layers = [conv, pools[pooling] if pool > 1 else nn.Identity(), activation_named(activation)()]
+    if conv.bias is not None and pool > 1:
+        layers.insert(2, Bias(nn.Parameter(conv.bias.detach())))
+        conv.bias = None
+    forward_map = nn.Sequential(*layers)
     if feedback is None:
         return Stage(forward_map)
     channels = (out_channels, in_channels, kernel_size)
