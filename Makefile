@@ -8,7 +8,7 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report board dashboard test lint format clean
+.PHONY: help train sweep report board dashboard test errors audit lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: mak
 
 test: $(VENV)/.installed-test ## the whole test suite: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
+
+errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what they are answered
+	$(BIN)/python tests/wrong_inputs.py > docs/errors.md.partial && mv docs/errors.md.partial docs/errors.md
+
+audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
+	$(BIN)/python -m pip_audit --skip-editable
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(BIN)/ruff check .

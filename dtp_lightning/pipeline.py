@@ -22,7 +22,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dtp_lightning import tracking
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.checkpoint import Checkpoint, step_of
+from dtp_lightning.checkpoint import NAMED, Checkpoint, step_of
+from dtp_lightning.compatibility import check_comparisons, check_start, usable
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule, fits_memory
@@ -37,8 +38,6 @@ from dtp_lightning.report.diagnostics_plot import plot_diagnostics
 from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
 
 log = logging.getLogger(__name__)
-
-NAMED = ("learner", "loss", "model", "dataset")
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -147,17 +146,19 @@ def _evaluate(
     values: Mapping[str, Any], choices: Mapping[str, str], folder: Path, stored: Checkpoint, path: Path
 ) -> dict[str, Any]:
     seed = stored.config["seed"]
-    data: ImageData = build(values["dataset"] or stored.config["dataset"]).like(stored.images)
+    data: ImageData = build(values["dataset"] or stored.node("dataset")).like(stored.images)
     _seed(seed)  # the untrained network is the one that this run began with
-    supervised = getattr(build(stored.config["loss"]), "supervised", False)
+    supervised = getattr(build(stored.node("loss")), "supervised", False)
     network: Network = build(
-        stored.config["model"], images=stored.images, classes=len(stored.classes) if supervised else None
+        stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
     )
     untrained = copy.deepcopy(network)
     stored.load_into(network)
-    augment = build(stored.config["augment"], images=stored.images)
+    augment = build(stored.node("augment"), images=stored.images)
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     evaluations = usable(evaluations, data, default=True)
+    if not evaluations:
+        raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
     device = _device(values["accelerator"])
     judged = judge(evaluations, network, untrained, data, seed, device, folder / "plots")
     found = {
@@ -212,8 +213,7 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     untrained = copy.deepcopy(network)
     learner = build(values["learner"], model=network, loss=loss)
     augment = build(values["augment"], images=data.spec)
-    if augment.views < 2 and not supervised:
-        raise ConfigError(f"loss={names['loss']} compares two views, and these augmentations give one: choose another")
+    check_comparisons(names["loss"], loss, augment.views, values["batch_size"])
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
     module = PretrainModule(learner, augment, values["seed"], kept)
@@ -243,24 +243,11 @@ def _fit(
     )  # fmt: skip
     if trainer.is_global_zero:
         _draw_views(parts, folder)
+    if start:
+        check_start(start, module, values["trainer"]["max_epochs"])
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
     return trainer, cost
-
-
-def usable(parts: Mapping[str, Any], data: ImageData, *, default: bool) -> dict[str, Any]:
-    """Those that can work on this data: what reads labels is left out, with a warning, where there are none.
-
-    Args:
-        parts: name -> evaluation or callback; its ``needs_labels`` says whether it reads labels.
-        data: what they would read.
-        default: for those that do not say.
-    """
-    needing = [name for name, part in parts.items() if getattr(part, "needs_labels", default)]
-    if data.classes or not needing:
-        return dict(parts)
-    log.warning("these images have no labels: %s left out", ", ".join(needing))
-    return {name: part for name, part in parts.items() if name not in needing}
 
 
 def _draw_views(parts: Parts, folder: Path) -> None:
@@ -278,7 +265,7 @@ def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callb
         # batches are shared between processes by their own sampler
         ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
         trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     check_launch(trainer, node["devices"])
     return trainer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import pytorch_lightning as pl
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import nn
 
 from dtp_lightning.callbacks.schedule import due
@@ -29,7 +29,7 @@ class OnlineDistances(pl.Callback):
         data: ImageData,
         augment: nn.Module,
         every_n_epochs: PositiveInt = 2,
-        images: PositiveInt = 500,
+        images: Annotated[int, Field(ge=2)] = 500,
         pos_margin: NonNegativeFloat = 1.0,
         neg_margin: NonNegativeFloat = 3.0,
     ) -> None:

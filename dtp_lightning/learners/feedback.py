@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -66,7 +66,12 @@ class FeedbackTraining(ABC):
         noise_patterns: how many different noise samples a step draws for all images (two views of each), which take
             turns; None draws one for every image. The expected gradient is the same; f of noisy activations then
             costs next to nothing (:meth:`Stage.run_beside`).
+
+    Raises:
+        ConfigError: no noise, for a rule that learns from nothing else.
     """
+
+    divides_by_noise: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,6 +83,11 @@ class FeedbackTraining(ABC):
         alternate: bool = False,
         noise_patterns: PositiveInt | None = None,
     ) -> None:
+        amounts = noise_std if isinstance(noise_std, Sequence) else [noise_std]
+        if self.divides_by_noise and min(amounts, default=0) <= 0:
+            raise ConfigError(
+                f"learner.feedback.noise_std={noise_std}: should be greater than 0, it is what is learned from"
+            )
         self.make_optimizer = optimizer
         self.noise_std = noise_std
         self.steps = steps
@@ -94,8 +104,10 @@ class FeedbackTraining(ABC):
                     f"learner.feedback.{name} has {len(value)} entries for {len(stages) - 1} feedback maps: "
                     "give one for all, or one each"
                 )
-        groups = ((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
-        return self.make_optimizer(named_groups(groups))
+        groups = named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
+        if not groups:
+            raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
+        return self.make_optimizer(groups)
 
     def due(self, batch: int, epoch: int) -> bool:
         """Whether feedback learns from this batch."""
@@ -211,6 +223,8 @@ class DifferenceReconstruction(FeedbackTraining):
     R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
     """
 
+    divides_by_noise = True
+
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
         below = traces[i - 1].x.detach()
@@ -236,6 +250,8 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
     """
+
+    divides_by_noise = True
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i, all three feedback passes in one call."""

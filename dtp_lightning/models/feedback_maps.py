@@ -14,11 +14,18 @@ def activation_named(name: str) -> type[nn.Module]:
     """A class of torch.nn by its name, such as ``Tanh``, ``Hardtanh``, ``Identity``.
 
     Raises:
-        ValueError: torch.nn has no such class.
+        ValueError: torch.nn has no such class, or it needs arguments or changes the shape of what it is given.
     """
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"torch.nn has no activation '{name}': write it as torch does, such as Tanh or Hardtanh")
+    try:
+        with torch.device("meta"):  # where nothing is computed and no random number is drawn
+            fits = kind()(torch.empty(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"torch.nn.{name} is no activation: one such as Tanh or Hardtanh takes no argument")
     return kind
 
 
