@@ -134,7 +134,7 @@ def check_optimizer(path: str, node: Mapping[str, Any], target: Any) -> None:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
-def check_trainer(trainer: Mapping[str, Any]) -> None:
+def check_trainer(trainer: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
     """What manual optimisation cannot honour is refused rather than ignored.
 
     Raises:
@@ -143,6 +143,8 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     for key, instead in OWNED.items():
         if key in trainer:
             raise ConfigError(f"trainer.{key} is not the trainer's to say here: {instead}")
+    if loss.get("gather_distributed"):  # of lightly's: it would gather what learners have gathered
+        raise ConfigError("loss.gather_distributed=true: learners give a loss the whole batch already; remove it")
     for key, wrong, message in TRAINER_RULES:
         value = trainer.get(key)
         if wrong(value):

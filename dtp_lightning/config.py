@@ -103,9 +103,7 @@ def checked(
             raise ConfigError(f"unknown key '{key}'{nearest(key, [*scalars, *collections, *singles])}")
     check_numbers(given)
     if "trainer" in singles:
-        check_trainer(values["trainer"])
-        if values["loss"].get("gather_distributed"):  # of lightly's: it would gather what learners have gathered
-            raise ConfigError("loss.gather_distributed=true: learners give a loss the whole batch already; remove it")
+        check_trainer(values["trainer"], values["loss"])
     return values
 
 

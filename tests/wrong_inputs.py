@@ -97,7 +97,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("missing GPU", "trainer.accelerator=cuda", "CUDAAccelerator` can not run on your system"),
         Wrong("unknown accelerator", "trainer.accelerator=gpuu", "invalid accelerator name: `accelerator='gpuu'`"),
         Wrong("no device", "trainer.devices=0", "trainer.devices=0: at least one device is needed"),
-        Wrong("a strategy that owns gradients", "+trainer.strategy=fsdp", "must be auto or ddp"),
+        Wrong("a strategy that owns gradients", "trainer.strategy=fsdp", "must be auto or ddp"),
         Wrong("batch larger than the data", "batch_size=9999", "batch_size=9999 is larger than the 3000 training images"),
         Wrong("a batch of one", "batch_size=1", "loss=hinge compares the images of a batch and needs at least 2"),
         Wrong("a batch of one, lightly's loss", "batch_size=1 loss=simclr", "loss=simclr compares the images of a batch"),
