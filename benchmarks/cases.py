@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def plain(images: ImageSpec, overrides: list[str]) -> Case:
     augment, loss = build(values["augment"], images=images), build(values["loss"])
     widths = [images.channels, *values["model"]["channels"]]
     layers: list[nn.Module] = []
-    for below, here in zip(widths, widths[1:], strict=False):
+    for below, here in pairwise(widths):
         layers += [nn.Conv2d(below, here, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()]
     side = images.height // 2 ** (len(widths) - 1)
     head = [nn.Flatten(), nn.Linear(widths[-1] * side**2, values["model"]["embedding_dim"]), nn.Tanh()]

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from cases import ROOT, Case, ImageSpec, case, matmul_rate, peak_mib, plain
 
+from dtp_lightning.report.summary import provenance
+
 SHARED = "learner.feedback.noise_patterns=50"
 LINEAR = "learner.target=linearised"
 CASES: dict[str, Callable[..., Case]] = {
@@ -121,7 +123,8 @@ def rows_of(cases: Sequence[Case], rates: Sequence[float], views: int) -> list[d
         rows.append({
             "case": one.name, "milliseconds": round(1e3 * seconds, 1), "images_per_second": round(views / 2 / seconds),
             "ratio": round(statistics.median(ratios), 2), "quartiles": f"{low:.2f}-{high:.2f}",
-            "macs_ratio": round(one.macs / control.macs, 2), "share_of_peak": round(one.macs * views / seconds / peak, 2),
+            "macs_ratio": round(one.macs / control.macs, 2),
+            "share_of_peak": round(one.macs * views / seconds / peak, 2),
         })  # fmt: skip
     return rows
 
@@ -187,6 +190,24 @@ def draw(rows: Sequence[dict[str, Any]], split: dict[str, dict[str, float]], pat
     save(figure, path)
 
 
+def publish(arguments: argparse.Namespace, rows: list[dict[str, Any]], split: dict, gflops: float) -> None:
+    """Print, write and draw what was found."""
+    show(rows)
+    threads = torch.get_num_threads()
+    machine = f"{threads} threads, torch {torch.__version__}, 2,048 x 2,048 product {gflops:.0f} GFLOP/s"
+    print(f"\nbatch {arguments.batch}, {machine}")
+    for name, found in split.items():
+        print(f"{name}: " + ", ".join(f"{part} {1e3 * seconds:.0f} ms" for part, seconds in found.items()))
+    if arguments.save:
+        document = {
+            "batch": arguments.batch, "threads": threads, "torch": torch.__version__, "matmul_gflops": round(gflops),
+            "commit": provenance()["git_commit"], "steps": rows, "parts": split,
+        }  # fmt: skip
+        arguments.save.write_text(json.dumps(document, indent=1) + "\n")
+    if arguments.figure:
+        draw(rows, split, arguments.figure)
+
+
 def main() -> None:
     """Measure, print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,23 +239,13 @@ def main() -> None:
     if arguments.memory:
         for row in rows:
             row["peak_mib"] = round(memory(row["case"], arguments, words))
-    split = {}
-    if arguments.parts or arguments.figure:
-        split = {one.name: parts(one, batch, arguments.repeats) for one in cases if one.name in ("bp", "dtp")}
     if arguments.json:
         print(json.dumps(rows))
         return
-    show(rows)
-    print(f"\nbatch {arguments.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-          f"2,048 matrix product {2 * statistics.median(rates) / 1e9:.0f} GFLOP/s")  # fmt: skip
-    for name, found in split.items():
-        print(f"{name}: " + ", ".join(f"{part} {1e3 * seconds:.0f} ms" for part, seconds in found.items()))
-    if arguments.save:
-        document = {"batch": arguments.batch, "threads": torch.get_num_threads(), "torch": torch.__version__,
-                    "matmul_gflops": statistics.median(rates) * 2 / 1e9, "steps": rows, "parts": split}  # fmt: skip
-        arguments.save.write_text(json.dumps(document, indent=1) + "\n")
-    if arguments.figure:
-        draw(rows, split, arguments.figure)
+    split = {}
+    if arguments.parts or arguments.figure:
+        split = {one.name: parts(one, batch, arguments.repeats) for one in cases if one.name in ("bp", "dtp")}
+    publish(arguments, rows, split, 2 * statistics.median(rates) / 1e9)
 
 
 if __name__ == "__main__":

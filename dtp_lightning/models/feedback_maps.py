@@ -97,9 +97,12 @@ class ConvFeedback(nn.ConvTranspose2d):
         crops = list(self._crops(u, size))
         padding = [p for p, _ in crops]
         extra = [e for _, e in crops]
-        if torch.is_grad_enabled() and not torch.is_autocast_enabled(u.device.type):
-            return self.activation(TransposedConv.apply(u, self.weight, self.bias, self.stride, padding, extra))
-        return self.activation(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(u.device.type):  # which does not look into functions of one's own
+            dtype = torch.get_autocast_dtype(u.device.type)
+            u, weight, bias = u.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        convolve = TransposedConv.apply if torch.is_grad_enabled() else F.conv_transpose2d
+        return self.activation(convolve(u, weight, bias, self.stride, padding, extra))
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for pooled, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
