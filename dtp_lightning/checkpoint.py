@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dtp_lightning.checkpoint_io import UNREADABLE, epochs_of
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 
@@ -51,8 +51,8 @@ class Checkpoint:
             kept = stored["hyper_parameters"]
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
             images = ImageSpec(**kept["images"])
-            return cls(kept["names"], kept["config"], images, kept["classes"], stored["epoch"] + 1, weights)
-        except (KeyError, TypeError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+            return cls(kept["names"], kept["config"], images, kept["classes"], epochs_of(stored), weights)
+        except UNREADABLE as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
 
     def load_into(self, network: nn.Module) -> None:
@@ -65,15 +65,3 @@ class Checkpoint:
             network.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             raise DataError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[-1]}") from error
-
-
-def step_of(path: Path) -> int:
-    """How many batches a checkpoint has seen.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
-    except (KeyError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error

@@ -12,13 +12,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dtp_lightning.checkpoint_io import newest
 from dtp_lightning.config import flat_keys
 from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.report.summary import failed
 
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl
 
-MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator")
+MAY_DIFFER = (
+    *("resume", "workers", "loading"),
+    *("trainer.max_epochs", "trainer.accelerator", "trainer.on_nonfinite", "trainer.save_every_n_steps"),
+)
 """What a resumed run's command line may say otherwise than the run did."""
 
 
@@ -46,7 +51,7 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
 
     Raises:
         ConfigError: the folder holds another run, or another process is at work in it.
-        DataError: ``resume`` names a checkpoint that does not exist.
+        DataError: ``resume`` names a checkpoint that does not exist or is damaged.
     """
     with _lock(folder):
         resume = values.get("resume", False)
@@ -64,11 +69,10 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
         if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
             yield Claim(finished=finished)
             return
-        last, origin = folder / "checkpoints" / "last.ckpt", OmegaConf.select(OmegaConf.load(path), "resume")
-        if last.exists():
-            yield Claim(last)
-        else:  # it stopped in its first epoch: begin again where it began
-            yield Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+        last, origin = newest(folder, repair=True), OmegaConf.select(OmegaConf.load(path), "resume")
+        if last is None and isinstance(origin, str):  # it stopped in its first epoch: begin again where it began
+            last = _named(Path(origin))
+        yield Claim(last)
 
 
 @contextlib.contextmanager
@@ -116,15 +120,16 @@ def _same_run(path: Path, values: Mapping[str, Any]) -> None:
 def _named(path: Path) -> Path:
     """The checkpoint that ``resume=<path>`` means: a file, or the newest of a run folder."""
     path = path.expanduser()
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
+    found = newest(path) if path.is_dir() else path
+    if found is None or not found.is_file():
         raise DataError(f"resume={path}: no such checkpoint; give a run folder or a .ckpt file, or resume=true")
-    return path
+    return found
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    found = json.loads(path.read_text()) if path.exists() else None
+    return found if found and not failed(found) else None
 
 
 def record_error(folder: Path, error: BaseException) -> None:

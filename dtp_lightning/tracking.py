@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -11,29 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from dtp_lightning.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-def metrics_csv(folder: Path, up_to_step: int = 0) -> CSVLogger:
-    """``metrics.csv`` in the run folder, on disk after every logged step.
-
-    Args:
-        folder: run folder.
-        up_to_step: a resumed run keeps what was logged before so many batches; Lightning's logger would delete it.
-    """
-    path, kept = folder / "metrics.csv", []
-    if up_to_step and path.exists():
-        with path.open(newline="") as file:
-            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        kept = [row for row in rows if int(row.get("step", up_to_step)) < up_to_step]
-    logger = CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)
-    logger.experiment.metrics.extend(kept)
-    logger.experiment.save()
-    return logger
 
 
 def wandb_logger(

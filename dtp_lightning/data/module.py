@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dtp_lightning.data.images import ImageData, Images, Split
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.signals import ignore_signals
 
 Loading = Literal["auto", "memory", "stream"]
 MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts on the device
@@ -48,6 +49,8 @@ class BatchSampler(Sampler):
     def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, device: torch.device) -> None:
         self.size, self.batch_size, self.shuffle, self.seed, self.device = size, batch_size, shuffle, seed, device
         self.epoch = 0
+        self.skip = 0
+        """Batches that the next pass leaves out: a run resumed within an epoch has seen them."""
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -70,7 +73,8 @@ class BatchSampler(Sampler):
         batches = list(order.to(self.device).split(self.batch_size))
         if self._single and len(batches) > 1:
             batches[-2:] = [torch.cat(batches[-2:])]
-        return iter(batches)
+        skip, self.skip = self.skip, 0
+        return iter(batches[skip:])
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -128,8 +132,11 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = BatchSampler(len(split), self.batch_size, shuffle=shuffle, seed=self.seed, device=device)
         if self.trainer is not None:
             # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
-            # as current only later still; "ready" is the number of epochs that had begun
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.ready)
+            # as current only later still
+            epochs = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(epochs.processed)
+            if shuffle and epochs.processed == epochs.completed:  # not at an epoch's end
+                sampler.skip = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         workers = self.workers if self.stream else 0
         return DataLoader(
             BatchesOf(split.images, split.labels),
@@ -138,6 +145,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.stream and on_gpu,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # a loader draws a number for its workers: not from the run's own stream
         )
 
