@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from dtp_lightning import guarded_wandb
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.guarded_wandb import GuardedWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ def wandb_logger(
     tags: list[str] | None = None,
     entity: str | None = None,
 ) -> Logger:
-    """A W&B run of this run folder, grouped by task, its job type the learner.
+    """A W&B run of this run folder, grouped by task, its job type the learner; a resumed run is one more of its group.
+
+    W&B never stops a training: see :mod:`dtp_lightning.guarded_wandb`.
 
     Args:
         folder: run folder; the offline run lands in ``wandb/`` inside.
@@ -39,23 +43,36 @@ def wandb_logger(
     """
     import wandb
 
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        dir=str(folder),
-        name=f"{names['learner']}-{names['loss']}",
-        group=group or f"{names['dataset']}-{names['model']}-{names['loss']}",
-        job_type=names["learner"],
-        tags=tags,
-        config=dict(config),
-        mode=_mode(mode),
-        reinit="finish_previous",  # a job of a multirun never writes into the last one's run
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    run.define_metric("val/*", step_metric="epoch")
-    return WandbLogger(experiment=run, save_dir=str(folder))
+    earlier = sorted(path.name for path in (folder / "wandb").glob("*run-*"))
+
+    def init(mode: str) -> Any:
+        run = wandb.init(
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            name=f"{names['learner']}-{names['loss']}{_part(earlier)}",
+            group=group or f"{names['dataset']}-{names['model']}-{names['loss']}",
+            job_type=names["learner"],
+            tags=tags,
+            config=dict(config),
+            mode=mode,  # type: ignore[arg-type]
+            reinit="finish_previous",  # a job of a multirun never writes into the last one's run
+            settings=wandb.Settings(
+                silent=True, console="off", x_disable_stats=True,
+                init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
+            ),
+        )  # fmt: skip
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        run.define_metric("val/*", step_metric="epoch")
+        return run
+
+    return guarded_wandb.start(init, _mode(mode), folder)
+
+
+def _part(earlier: Sequence[str]) -> str:
+    """What a resumed run adds to its name (W&B cannot append to a run offline): ``, part 2 of <id of the first>``."""
+    return f", part {len(earlier) + 1} of {earlier[0].rpartition('-')[2]}" if earlier else ""
 
 
 def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
@@ -83,15 +100,16 @@ def _mode(asked: str) -> Literal["online", "offline", "disabled"]:
 
     try:
         return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.Error as error:  # a refused key or a dead network must not stop a training
-        log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", error)
+    except Exception as error:  # a refused key or a dead network must not stop a training
+        reason = guarded_wandb.brief(error)
+        log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)
         return "offline"
 
 
 def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int) -> None:
     """Show PNG files in the trackers that can show images."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, GuardedWandbLogger):
             for name, path in images.items():
                 logger.log_image(name, [str(path)], step=None)
         elif isinstance(logger, TensorBoardLogger):
@@ -104,7 +122,5 @@ def close(loggers: Iterable[Logger], *, failed: bool) -> None:
     """End the trackers' runs, so that the next job of a multirun starts its own."""
     for logger in loggers:
         logger.finalize("failed" if failed else "success")
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            wandb.finish(exit_code=int(failed))
+        if isinstance(logger, GuardedWandbLogger):
+            logger.finish(failed=failed)

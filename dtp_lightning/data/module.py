@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -133,7 +133,7 @@ class ImageDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
             # as current only later still
-            epochs = self.trainer.fit_loop.epoch_progress.current
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(epochs.processed)
             if shuffle and epochs.processed == epochs.completed:  # not at an epoch's end
                 sampler.skip = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
