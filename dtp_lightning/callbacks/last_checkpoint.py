@@ -47,7 +47,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         leaving = self.signals.received is not None
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._leaving = leaving
 
     def on_train_batch_start(
