@@ -25,9 +25,12 @@ STATES = ("bp", "dtp", "sdtp", "ldrl", "ddtp_linear", "urf", "gll")  # one rule 
 
 
 def command_of(learner: str) -> tuple[str, ...]:
-    """With figures that depend on the weights; ``gll`` moves on to its second stage while we watch."""
-    more = ("learner.epochs_per_stage=2",) if learner == "gll" else ()
-    return (*TINY, f"learner={learner}", "evaluation=[knn]", "callbacks=[online_knn]", "resume=true", *more)
+    """One with figures that depend on the weights; ``gll`` moves on to its second stage while we watch."""
+    more = {
+        "gll": ("learner.epochs_per_stage=2",),
+        "dtp": ("evaluation=[knn]", "callbacks=[online_knn]", "callbacks.online_knn.bank_size=500"),
+    }
+    return (*TINY, f"learner={learner}", "resume=true", *more.get(learner, ()))
 
 
 @pytest.mark.parametrize("learner", STATES)
@@ -57,7 +60,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
 
 
 def test_a_killed_run_loses_an_epoch_at_most(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *command_of("dtp"), "trainer.max_epochs=12"]
+    command = [sys.executable, str(ROOT / "train.py"), *command_of("bp"), "trainer.max_epochs=20"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run([*command, f"hydra.run.dir={whole}"], cwd=tmp_path, capture_output=True).returncode == 0
     process = subprocess.Popen([*command, f"hydra.run.dir={killed}"], cwd=tmp_path, stdout=subprocess.DEVNULL)

@@ -49,8 +49,8 @@ class BatchSampler(Sampler):
     def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, device: torch.device) -> None:
         self.size, self.batch_size, self.shuffle, self.seed, self.device = size, batch_size, shuffle, seed, device
         self.epoch = 0
-        self.skip = 0
-        """Batches that the next pass leaves out: a run resumed within an epoch has seen them."""
+        self.seen = (0, 0)
+        """(epoch, batches): a run resumed within that epoch has seen so many of its batches, which are left out."""
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -73,8 +73,7 @@ class BatchSampler(Sampler):
         batches = list(order.to(self.device).split(self.batch_size))
         if self._single and len(batches) > 1:
             batches[-2:] = [torch.cat(batches[-2:])]
-        skip, self.skip = self.skip, 0
-        return iter(batches[skip:])
+        return iter(batches[self.seen[1] if self.epoch == self.seen[0] else 0 :])
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -136,7 +135,7 @@ class ImageDataModule(pl.LightningDataModule):
             epochs: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(epochs.processed)
             if shuffle and epochs.processed == epochs.completed:  # not at an epoch's end
-                sampler.skip = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+                sampler.seen = (epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         workers = self.workers if self.stream else 0
         return DataLoader(
             BatchesOf(split.images, split.labels),
