@@ -5,6 +5,7 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     """
     home = str(Path.home())  # no shell expands the ~ in key=~/folder, and Hydra's grammar has no such character
     sys.argv[1:] = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in sys.argv[1:]]
+    logging.raiseExceptions = _traceback_wanted  # a log file on a full disk is not worth a traceback
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         with signals.raising():

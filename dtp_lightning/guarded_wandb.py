@@ -49,12 +49,11 @@ class GuardedWandbLogger(WandbLogger):
         """End W&B's run, so that the next job of a multirun starts its own."""
         import wandb
 
-        broken = self._broken
         self._guarded(wandb.finish, exit_code=int(failed))
         if self._broken:  # its helper process may be dead: the next job starts another
             with contextlib.suppress(Exception):
                 wandb.teardown(exit_code=1)
-        if not broken and shutil.disk_usage(self._folder).free < ROOM:
+        elif _full(self._folder / "wandb"):
             log.warning("the disk is full: what W&B keeps below %s may be incomplete", self._folder / "wandb")
 
     def _guarded(self, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
@@ -86,6 +85,13 @@ def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
             return logger
     log.warning("W&B could not start (%s): this run goes on without it; metrics.csv has everything", reason)
     return DummyLogger()
+
+
+def _full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ROOM
+    except OSError:  # nothing was written there
+        return False
 
 
 def brief(error: BaseException) -> str:

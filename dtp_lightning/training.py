@@ -12,11 +12,12 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning.callbacks import Collapse, Cost, LastCheckpoint, Nonfinite
+from dtp_lightning.callbacks.nonfinite import finite
 from dtp_lightning.checkpoint_io import AtomicCheckpointIO
 from dtp_lightning.config import OWN, build
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import ConfigError, DivergedError
 from dtp_lightning.module import PretrainModule
 
 
@@ -61,6 +62,8 @@ def fit(
     )  # fmt: skip
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
+    if not finite(module.learner.model.parameters()):
+        raise DivergedError("the trained weights are not finite: there is nothing to evaluate")
     return trainer, cost
 
 

@@ -45,7 +45,7 @@ def head(module: PretrainModule) -> None:
 
 def loss(module: PretrainModule) -> None:
     objective = module.learner.objective
-    module.learner.objective = lambda *args: objective(*args) / 0  # type: ignore[method-assign]
+    module.learner.objective = lambda *args: objective(*args) + math.inf  # type: ignore[method-assign]
 
 
 def target_of_stage_2(module: PretrainModule) -> None:
@@ -65,7 +65,7 @@ def activations_of_stage_3(module: PretrainModule) -> None:
 
 def update(module: PretrainModule) -> None:
     for group in module.learner.forward_optimizer.param_groups:
-        group["lr"] = 1e39
+        group["lr"] = math.inf
 
 
 FAULTS = [
@@ -111,11 +111,21 @@ def test_a_diverged_job_counts_as_failed_and_can_be_run_again(
 def test_warn_goes_on_and_says_it_once(
     run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    during(monkeypatch, 2, 1, weights_of_stage_2)
-    summary = run_pipeline(*COMMAND, "trainer.on_nonfinite=warn", "evaluation=[knn]", "callbacks=[online_knn]")
-    assert summary["epochs"] == 4 and "status" not in summary
+    during(monkeypatch, 1, 1, loss)
+    summary = run_pipeline(*COMMAND, "trainer.on_nonfinite=warn", "evaluation=[linear]", "callbacks=[online_knn]")
+    assert summary["epochs"] == 4 and summary["linear/test_acc"] > 0.5, "its gradients were finite"
     said = [r.getMessage() for r in caplog.records if "not finite" in r.getMessage()]
-    assert len(said) == 1 and "weights of stage 2; training goes on" in said[0]
+    assert len(said) == 1 and "step 4 (epoch 1): the loss; training goes on" in said[0]
+
+
+def test_an_encoder_that_is_not_finite_is_not_evaluated(
+    run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    during(monkeypatch, 2, 1, weights_of_stage_2)
+    with pytest.raises(DivergedError, match="the trained weights are not finite"):
+        run_pipeline(*COMMAND, "trainer.on_nonfinite=warn", "evaluation=[linear]")
+    assert stored(tmp_path)["global_step"] == 4 * 3
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
 
 def test_away_from_the_cpu_it_looks_when_metrics_are_logged(
@@ -171,11 +181,11 @@ def test_collapse_is_said_once(
 def test_large_is_not_infinite() -> None:
     from conftest import learner_of
 
-    from dtp_lightning.callbacks.nonfinite import _finite
+    from dtp_lightning.callbacks.nonfinite import finite
 
     learner: Learner = learner_of()
-    assert _finite(learner.parameters())
+    assert finite(learner.parameters())
     poison(list(learner.parameters()), 1e30)
-    assert _finite(learner.parameters()), "nor is its square looked at"
+    assert finite(learner.parameters()), "nor is its square looked at"
     poison(list(learner.parameters()), -math.inf)
-    assert not _finite(learner.parameters())
+    assert not finite(learner.parameters())

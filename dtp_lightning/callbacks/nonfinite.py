@@ -47,7 +47,7 @@ class Nonfinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Gradients, before they are used."""
-        if self._each_step(pl_module) and not _finite(_gradients(optimizer)):
+        if self._each_step(pl_module) and not finite(_gradients(optimizer)):
             self._found(trainer, pl_module, trainer.global_step)
 
     def on_train_batch_end(
@@ -59,7 +59,7 @@ class Nonfinite(pl.Callback):
         module = cast(PretrainModule, pl_module)
         assert module.last_loss is not None
         if self._each_step(module):
-            if not math.isfinite(module.last_loss.item()) or not _finite(module.learner.parameters()):
+            if not math.isfinite(module.last_loss.item()) or not finite(module.learner.parameters()):
                 self._found(trainer, module, trainer.global_step - 1)
             return
         bad = module.last_loss.isfinite().logical_not().long()
@@ -79,7 +79,7 @@ class Nonfinite(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, module: PretrainModule) -> None:
         assert self._bad_steps is not None
-        if (steps := int(self._bad_steps)) or not _finite(module.learner.parameters()):
+        if (steps := int(self._bad_steps)) or not finite(module.learner.parameters()):
             self._found(trainer, module, trainer.global_step - max(1, steps))
 
     def _found(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
@@ -109,21 +109,21 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     """
     learner = module.learner
     parts = _parts(learner)
-    if found := [name for name, parameters in parts if not _finite(parameters)]:
+    if found := [name for name, parameters in parts if not finite(parameters)]:
         return f"the {_first(found)}"
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         views = module.augment(images)
         traces = Learner.trace(learner, views.flatten(0, 1))
     for i, trace in enumerate(traces, 1):
-        if not _finite([trace.h]):
+        if not finite([trace.h]):
             return f"the activations of stage {i}"
     embeddings = learner.model.head(traces[-1].h)
-    if not _finite([embeddings]):
+    if not finite([embeddings]):
         return "the embeddings"
-    if not _finite([learner.objective(embeddings, len(views), labels)]):
+    if not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
     grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
-    if found := [name for name, gradients in grads if not _finite(gradients)]:
+    if found := [name for name, gradients in grads if not finite(gradients)]:
         return f"the target of the {_first(found)} (seen in their gradient)"
     return "the loss"
 
@@ -149,6 +149,6 @@ def _gradients(optimizer: Optimizer) -> Iterable[Tensor]:
     return (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
 
 
-def _finite(tensors: Iterable[Tensor]) -> bool:
+def finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all entries are; by the largest one, which NaN is too (a sum of squares could overflow)."""
     return math.isfinite(get_total_norm([t.detach() for t in tensors], norm_type=math.inf).item())
