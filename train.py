@@ -13,7 +13,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> object:
     """One run; returns the validation accuracy of the first evaluation, for sweepers."""
-    return cli.job(lambda: run(cfg))
+    return cli.job(lambda: run(cfg), resumable=True)
 
 
 def run(cfg: DictConfig) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from dtp_lightning.checkpoint_io import epochs_of
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.trust import load, trusted
@@ -51,7 +52,7 @@ class Checkpoint:
             raise DataError(f"checkpoint={path}: no such file; a run leaves <run folder>/checkpoints/last.ckpt")
         stored = load(path)
         try:
-            kept, epochs = stored["hyper_parameters"], int(stored["epoch"]) + 1
+            kept, epochs = stored["hyper_parameters"], epochs_of(stored)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
             names = {group: str(kept["names"][group]) for group in NAMED}
             config = {**kept["config"], "seed": int(kept["config"]["seed"])}
@@ -81,15 +82,3 @@ class Checkpoint:
             network.load_state_dict(dict(self.weights))
         except RuntimeError as error:
             raise DataError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[-1]}") from error
-
-
-def step_of(path: Path) -> int:
-    """How many batches a checkpoint has seen.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return int(load(path)["global_step"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error

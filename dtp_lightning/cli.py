@@ -6,15 +6,17 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dtp_lightning import allocator
+from dtp_lightning import allocator, signals
 from dtp_lightning.errors import SecretError, UserError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
@@ -31,11 +33,15 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     """
     home = str(Path.home())  # no shell expands the ~ in key=~/folder, and Hydra's grammar has no such character
     sys.argv[1:] = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in sys.argv[1:]]
+    logging.raiseExceptions = _traceback_wanted  # a log file on a full disk is not worth a traceback
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         _check_words(sys.argv[1:])
-        task()
-        _close_sweep()
+        with signals.raising():
+            task()
+            _close_sweep()
+    except signals.Interrupted as stopped:
+        _leave(stopped)
     except Exception as error:
         _close_sweep()
         message = _explain(error, conf, config_name)
@@ -51,10 +57,11 @@ def _close_sweep() -> None:
         sweep.running.finish()
 
 
-def job(body: Callable[[], object]) -> object:
+def job(body: Callable[[], object], *, resumable: bool = False) -> object:
     """Run one job's body; in a plain run a mistake of the user's ends the program here, with one line.
 
-    In a multirun the error goes on to Hydra, which names the job, runs the others and fails at the end.
+    In a multirun the error goes on to Hydra, which names the job, runs the others and fails at the end. A signal ends
+    both; where the program is ``resumable``, with the command that goes on.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -62,6 +69,13 @@ def job(body: Callable[[], object]) -> object:
     allocator.keep_freed_memory()
     try:
         return body()
+    except signals.Interrupted as stopped:
+        if resumable:
+            hydra = HydraConfig.get()
+            alone = hydra.mode is RunMode.RUN
+            key, folder = ("hydra.run.dir", hydra.runtime.output_dir) if alone else ("hydra.sweep.dir", hydra.sweep.dir)
+            stopped.command = _command(key, str(Path(hydra.runtime.cwd, folder)))
+        raise
     except (UserError, OSError) as error:
         if isinstance(error, SecretError):  # Hydra has written the configuration down before anyone could look at it
             shutil.rmtree(Path(HydraConfig.get().runtime.output_dir) / ".hydra", ignore_errors=True)
@@ -69,6 +83,20 @@ def job(body: Callable[[], object]) -> object:
         if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
         _stop(message)
+
+
+def _command(key: str, folder: str) -> str:
+    """This program's own command line, made to go on in a folder."""
+    kept = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("resume", key)]
+    return shlex.join(["python", sys.argv[0], *kept, "resume=true", f"{key}={folder}"])
+
+
+def _leave(stopped: signals.Interrupted) -> NoReturn:
+    """What was stopped by a signal says how to go on."""
+    _close_sweep()
+    advice = f"; to go on: {stopped.command}" if stopped.command else ""
+    print(f"{stopped}{advice}", file=sys.stderr, flush=True)
+    sys.exit(stopped.exit_code)
 
 
 def tool(task: Callable[[], object]) -> None:

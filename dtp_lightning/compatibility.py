@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dtp_lightning.checkpoint_io import epochs_of
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.trust import load
@@ -91,5 +92,5 @@ def check_start(path: Path, module: nn.Module, max_epochs: int) -> None:
                 f"{path} is of another learner, model or data set ({key.removeprefix('learner.')}: "
                 f"{there} there, {here} here): resume with the choices that it was trained with"
             )
-    if (done := int(stored.get("epoch", -1)) + 1) > max_epochs:
+    if (done := epochs_of(stored)) > max_epochs:
         raise ConfigError(f"{path} has seen {done} epochs already: set trainer.max_epochs to more than that")

@@ -33,6 +33,9 @@ SCALARS: dict[str, Any] = {
 SINGLES = ("learner", "loss", "model", "dataset", "augment", "trainer")
 COLLECTIONS = ("evaluation", "callbacks", "logger")
 EVALUATE_SCALARS: dict[str, Any] = {"checkpoint": str, "accelerator": str}
+OWN: dict[str, dict[str, Any]] = {  # keys of ours in a node whose target is a library's
+    "trainer": {"on_nonfinite": Literal["stop", "warn"], "save_every_n_steps": PositiveInt | None},
+}
 OFFERED = {  # what the pipeline hands to a target that has a parameter of this name
     "learner": ("model", "loss"),
     "model": ("images", "classes"),
@@ -176,12 +179,12 @@ def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
     target = target_of(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = _hints(target)
+    hints = {**_hints(target), **OWN.get(path, {})}
     for key, value in node.items():
         if key in SPECIAL:
             continue
-        if key not in parameters and not takes_any:
-            free = [name for name in parameters if name not in offered]
+        if key not in parameters and key not in OWN.get(path, {}) and not takes_any:
+            free = [name for name in (*parameters, *OWN.get(path, {})) if name not in offered]
             raise ConfigError(f"unknown key '{path}.{key}'{nearest(key, free, f'{path}.')}")
         if isinstance(value, Mapping) and "_target_" in value:
             _check_node(f"{path}.{key}", value, ())

@@ -15,3 +15,11 @@ class SecretError(ConfigError):
 
 class DataError(UserError):
     """A data set is missing, incomplete or does not fit the run."""
+
+
+class RunError(UserError):
+    """A run cannot go on where it runs: the disk is full, for example."""
+
+
+class DivergedError(RunError):
+    """A quantity of the training is no longer a finite number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import random
 import warnings
@@ -15,29 +16,32 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dtp_lightning import tracking
+from dtp_lightning import tracking, training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.checkpoint import NAMED, Checkpoint, step_of
+from dtp_lightning.checkpoint import NAMED, Checkpoint
+from dtp_lightning.checkpoint_io import Progress
 from dtp_lightning.compatibility import check_comparisons, check_start, usable
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
-from dtp_lightning.data.module import ImageDataModule, fits_memory
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.data.module import fits_memory
+from dtp_lightning.errors import ConfigError, DivergedError, RunError
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.judge import judge
+from dtp_lightning.metrics_csv import MetricsCSV
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
-from dtp_lightning.processes import check_launch, is_first, may_be_several
+from dtp_lightning.processes import is_first, may_be_several
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
 from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
 
 log = logging.getLogger(__name__)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -54,6 +58,9 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     Raises:
         ConfigError: before any data is read, if a key or value does not fit or the folder holds a run.
         DataError: if the data set cannot be read.
+        DivergedError: a number of the training was not finite; summary.json says so.
+        RunError: the disk is full.
+        Interrupted: by a signal; the training is saved.
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
@@ -68,8 +75,15 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
             clear_error(folder)  # the first process that fails writes the next one
         try:
             found = _run(values, names, folder, claim.checkpoint)
+        except OSError as error:
+            record_error(folder, error)
+            if error.errno in DISK_FULL:
+                raise RunError(_disk_full(folder, error)) from error
+            raise
         except BaseException as error:
             record_error(folder, error, keep_first=several)
+            if isinstance(error, DivergedError):
+                summary.write_failed({**names, "seed": values["seed"]}, error, folder / "summary.json")
             raise
         clear_error(folder)
     return found
@@ -89,6 +103,11 @@ def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -
     return {}
 
 
+def _disk_full(folder: Path, error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the disk is full{where}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
+
+
 def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     _quieten()
     _seed(values["seed"])
@@ -98,7 +117,7 @@ def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, chec
         print(f"views drawn to {folder / 'plots' / 'views.png'}", flush=True)
         return {}
     loggers = [
-        tracking.metrics_csv(folder, up_to_step=step_of(checkpoint) if checkpoint else 0),
+        _metrics_csv(values, folder, checkpoint),
         *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
     ]
     macs = macs_per_image(parts.module.learner, parts.data.spec, parts.views)
@@ -117,6 +136,13 @@ def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, chec
         tracking.close(loggers, failed=failed)
     print(summary.closing_table(found, folder), flush=True)
     return found
+
+
+def _metrics_csv(values: Mapping[str, Any], folder: Path, checkpoint: Path | None) -> Logger:
+    if checkpoint is None:
+        return MetricsCSV(folder)
+    done = Progress.read(checkpoint)
+    return MetricsCSV(folder, up_to_step=done.step, ended=done.epochs >= values["trainer"]["max_epochs"])
 
 
 def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Path) -> dict[str, Any]:
@@ -224,30 +250,16 @@ def _fit(
     values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path, start: Path | None
 ) -> tuple[pl.Trainer, Cost]:
     """Train, from a checkpoint if there is one; returns the trainer and what it cost."""
-    data, module = parts.data, parts.module
-    cost = Cost()
-    checkpoint = ModelCheckpoint(
-        folder / "checkpoints", filename="last", every_n_epochs=1, save_top_k=1, save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )  # fmt: skip
     built = {
-        name: build(node, data=data, augment=module.augment, folder=folder)
+        name: build(node, data=parts.data, augment=parts.module.augment, folder=folder)
         for name, node in values["callbacks"].items()
     }
-    extra = usable(built, data, default=False)
-    trainer = _trainer(values["trainer"], folder, loggers, [cost, checkpoint, *extra.values()])
-    supervised = getattr(module.learner.loss, "supervised", False)
-    batches = ImageDataModule(
-        data, values["batch_size"], values["seed"],
-        supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,
-    )  # fmt: skip
-    if trainer.is_global_zero:
-        _draw_views(parts, folder)
+    callbacks = usable(built, parts.data, default=False)
     if start:
-        check_start(start, module, values["trainer"]["max_epochs"])
-    # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
-    trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
-    return trainer, cost
+        check_start(start, parts.module, values["trainer"]["max_epochs"])
+    if is_first(values["trainer"]):
+        _draw_views(parts, folder)
+    return training.fit(values, parts.data, parts.module, callbacks, loggers, folder, start)
 
 
 def _draw_views(parts: Parts, folder: Path) -> None:
@@ -256,19 +268,6 @@ def _draw_views(parts: Parts, folder: Path) -> None:
     some = images[:: max(1, len(images) // 10)][:10]
     with torch.random.fork_rng([]):
         plots.plot_views(some, parts.module.augment(some), folder / "plots" / "views.png")
-
-
-def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
-    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    try:
-        # batches are shared between processes by their own sampler
-        ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
-        trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
-    except (MisconfigurationException, TypeError) as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
-    check_launch(trainer, node["devices"])
-    return trainer
 
 
 def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:
@@ -300,6 +299,8 @@ def _quieten() -> None:
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*The dirpath has changed.*",  # a run that goes on from another's checkpoint keeps its own
         ".*sync_dist=True.*",  # what is logged is of the whole batch already
+        ".*ended before the epoch ended.*",  # our sampler knows where it was
+        ".*callbacks used to create the checkpoint.*",  # they may differ; the training does not depend on them
         ".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
     ):
         warnings.filterwarnings("ignore", message)

@@ -12,13 +12,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dtp_lightning.checkpoint_io import newest
 from dtp_lightning.config import flat_keys
 from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.report.summary import failed
 
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl
 
-MAY_DIFFER = ("resume", "workers", "loading", "trainer.max_epochs", "trainer.accelerator", "trainer.strategy")
+MAY_DIFFER = (
+    *("resume", "workers", "loading"),
+    *(
+        "trainer.max_epochs",
+        "trainer.accelerator",
+        "trainer.strategy",
+        "trainer.on_nonfinite",
+        "trainer.save_every_n_steps",
+    ),
+)
 """What a resumed run's command line may say otherwise than the run did."""
 
 
@@ -46,7 +57,7 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
 
     Raises:
         ConfigError: the folder holds another run, or another process is at work in it.
-        DataError: ``resume`` names a checkpoint that does not exist.
+        DataError: ``resume`` names a checkpoint that does not exist or is damaged.
     """
     with _lock(folder):
         resume = values.get("resume", False)
@@ -60,16 +71,16 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
                 f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
             )
         _same_run(path, values)
-        yield _going_on(folder, values)
+        yield _going_on(folder, values, repair=True)
 
 
-def _going_on(folder: Path, values: Mapping[str, Any]) -> Claim:
+def _going_on(folder: Path, values: Mapping[str, Any], *, repair: bool) -> Claim:
     """How far the run in this folder came."""
     finished = _summary(folder)
     if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
         return Claim(finished=finished)
-    last, path = folder / "checkpoints" / "last.ckpt", folder / "config.yaml"
-    if last.exists():
+    last, path = newest(folder, repair=repair), folder / "config.yaml"
+    if last:
         return Claim(last)
     # it stopped in its first epoch: begin again where it began
     origin = OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None
@@ -81,7 +92,7 @@ def followed(folder: Path, values: Mapping[str, Any]) -> Claim:
     resume = values.get("resume", False)
     if isinstance(resume, str):
         return Claim(_named(Path(resume)))
-    return _going_on(folder, values) if resume else Claim()
+    return _going_on(folder, values, repair=False) if resume else Claim()
 
 
 @contextlib.contextmanager
@@ -129,15 +140,16 @@ def _same_run(path: Path, values: Mapping[str, Any]) -> None:
 def _named(path: Path) -> Path:
     """The checkpoint that ``resume=<path>`` means: a file, or the newest of a run folder."""
     path = path.expanduser()
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
+    found = newest(path) if path.is_dir() else path
+    if found is None or not found.is_file():
         raise DataError(f"resume={path}: no such checkpoint; give a run folder or a .ckpt file, or resume=true")
-    return path
+    return found
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    found = json.loads(path.read_text()) if path.exists() else None
+    return found if found and not failed(found) else None
 
 
 def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:

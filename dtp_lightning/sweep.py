@@ -6,6 +6,7 @@ so that the same command finds finished jobs and resumes broken ones (``resume: 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -67,9 +68,9 @@ class SweepProgress(Callback):
         failed = failures(folder)
         for job, reason in failed.items():
             print(f"FAILED {job}: {reason}", flush=True)
-        finished = f"{len(runs)} of {self.total} jobs finished"
+        count = f"{len(runs)} of {self.total} jobs finished"
         advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
-        print(f"\n{finished}{advice}: python -m dtp_lightning.report {folder}", flush=True)
+        print(f"\n{count}{advice}: python -m dtp_lightning.report {folder}", flush=True)
 
 
 def jobs_of(config: DictConfig) -> int:
@@ -87,16 +88,22 @@ def failures(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("config.yaml")):
         job = path.parent
-        if job.name == ".hydra" or "wandb" in job.relative_to(folder).parts or (job / "summary.json").exists():
+        if job.name == ".hydra" or "wandb" in job.relative_to(folder).parts or finished(job):
             continue  # an online W&B run keeps a config.yaml of its own
         error = job / "error.txt"
         found[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
     return found
 
 
+def finished(job: Path) -> bool:
+    """Whether a job left figures."""
+    path = job / "summary.json"
+    return path.exists() and json.loads(path.read_text()).get("status") != "failed"
+
+
 def ended(folder: Path) -> int:
     """How many jobs below a sweep's folder finished or failed."""
-    return sum(1 for name in ("summary.json", "error.txt") for _ in folder.rglob(name))
+    return len({path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)})
 
 
 def clock(seconds: float) -> str:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from dtp_lightning import guarded_wandb
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.guarded_wandb import GuardedWandbLogger
 
 log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"  # what Lightning's WandbLogger calls the number of batches
-
-
-def metrics_csv(folder: Path, up_to_step: int = 0) -> CSVLogger:
-    """``metrics.csv`` in the run folder, on disk after every logged step.
-
-    Args:
-        folder: run folder.
-        up_to_step: a resumed run keeps what was logged before so many batches; Lightning's logger would delete it.
-    """
-    path, kept = folder / "metrics.csv", []
-    if up_to_step and path.exists():
-        with path.open(newline="") as file:
-            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        kept = [row for row in rows if int(row.get("step", up_to_step)) < up_to_step]
-    logger = CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)
-    logger.experiment.metrics.extend(kept)
-    logger.experiment.save()
-    return logger
 
 
 def wandb_logger(
@@ -48,7 +31,9 @@ def wandb_logger(
     tags: list[str] | None = None,
     entity: str | None = None,
 ) -> Logger:
-    """A W&B run of this run folder, grouped by task, its job type the learner.
+    """A W&B run of this run folder, grouped by task, its job type the learner; a resumed run is one more of its group.
+
+    W&B never stops a training: see :mod:`dtp_lightning.guarded_wandb`.
 
     Args:
         folder: run folder; the offline run lands in ``wandb/`` inside.
@@ -60,23 +45,36 @@ def wandb_logger(
     """
     import wandb
 
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        dir=str(folder),
-        name=f"{names['learner']}-{names['loss']}",
-        group=group_of(names, group),
-        job_type=names["learner"],
-        tags=tags,
-        config=dict(config),
-        mode=_mode(mode),
-        reinit="finish_previous",  # a job of a multirun never writes into the last one's run
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP, step_sync=True)
-    run.define_metric("val/*", step_metric="epoch")
-    return WandbLogger(experiment=run, save_dir=str(folder))
+    earlier = sorted(path.name for path in (folder / "wandb").glob("*run-*"))
+
+    def init(mode: str) -> Any:
+        run = wandb.init(
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            name=f"{names['learner']}-{names['loss']}{_part(earlier)}",
+            group=group_of(names, group),
+            job_type=names["learner"],
+            tags=tags,
+            config=dict(config),
+            mode=mode,  # type: ignore[arg-type]
+            reinit="finish_previous",  # a job of a multirun never writes into the last one's run
+            settings=wandb.Settings(
+                silent=True, console="off", x_disable_stats=True,
+                init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
+            ),
+        )  # fmt: skip
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        run.define_metric("val/*", step_metric="epoch")
+        return run
+
+    return guarded_wandb.start(init, _mode(mode), folder)
+
+
+def _part(earlier: Sequence[str]) -> str:
+    """What a resumed run adds to its name (W&B cannot append to a run offline): ``, part 2 of <id of the first>``."""
+    return f", part {len(earlier) + 1} of {earlier[0].rpartition('-')[2]}" if earlier else ""
 
 
 def group_of(names: Mapping[str, str], given: str | None) -> str:
@@ -109,15 +107,16 @@ def _mode(asked: str) -> Literal["online", "offline", "disabled"]:
 
     try:
         return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.Error as error:  # a refused key or a dead network must not stop a training
-        log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", error)
+    except Exception as error:  # a refused key or a dead network must not stop a training
+        reason = guarded_wandb.brief(error)
+        log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)
         return "offline"
 
 
 def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int) -> None:
     """Show PNG files in the trackers that can show images."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, GuardedWandbLogger):
             for name, path in images.items():
                 logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, TensorBoardLogger):
@@ -130,7 +129,5 @@ def close(loggers: Iterable[Logger], *, failed: bool) -> None:
     """End the trackers' runs, so that the next job of a multirun starts its own."""
     for logger in loggers:
         logger.finalize("failed" if failed else "success")
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            wandb.finish(exit_code=int(failed))
+        if isinstance(logger, GuardedWandbLogger):
+            logger.finish(failed=failed)

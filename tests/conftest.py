@@ -56,6 +56,16 @@ def views() -> Tensor:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without plots, which take longer than a short training."""
+    from dtp_lightning import pipeline
+
+    for name in ("_draw_views", "plot_diagnostics"):
+        monkeypatch.setattr(pipeline, name, lambda *args: None)
+    monkeypatch.setattr(pipeline.plots, "plot_curves", lambda *args: None)
+
+
+@pytest.fixture
 def run_pipeline(tmp_path: Path) -> Callable[..., dict]:
     """``pipeline.run`` for some overrides, in a folder of its own."""
     from dtp_lightning import pipeline

@@ -50,7 +50,7 @@ def test_same_data_same_figures(run_pipeline: Callable[..., dict], tmp_path: Pat
     snapshots = "callbacks=[snapshots]", "callbacks.snapshots.every_n_epochs=1"
     found = run_pipeline(*SHORT, *snapshots, "evaluation=[knn,distances]", folder=tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert {p.name for p in checkpoints.iterdir()} == {"last.ckpt", "epoch1.ckpt", "epoch2.ckpt"}
+    assert {p.name for p in checkpoints.iterdir()} == {"last.ckpt", "previous.ckpt", "epoch1.ckpt", "epoch2.ckpt"}
     again = evaluate(tmp_path / "last", f"checkpoint={checkpoints}/last.ckpt", "evaluation=[knn,distances]")
     judged = {key: value for key, value in found.items() if "knn/" in key or "distances/" in key}
     assert judged.items() <= again.items(), "the trained and the untrained encoder are found again"

@@ -1,10 +1,23 @@
 """Diagnostics and cost. To add one: a file here, an entry in conf/callbacks/."""
 
 from dtp_lightning.callbacks.alignment import Alignment
+from dtp_lightning.callbacks.collapse import Collapse
 from dtp_lightning.callbacks.cost import Cost
+from dtp_lightning.callbacks.last_checkpoint import LastCheckpoint
+from dtp_lightning.callbacks.nonfinite import Nonfinite
 from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
 from dtp_lightning.callbacks.progress import ProgressBar
 from dtp_lightning.callbacks.snapshots import Snapshots
 
-__all__ = ["Alignment", "Cost", "OnlineDistances", "OnlineKNN", "ProgressBar", "Snapshots"]
+__all__ = [
+    "Alignment",
+    "Collapse",
+    "Cost",
+    "LastCheckpoint",
+    "Nonfinite",
+    "OnlineDistances",
+    "OnlineKNN",
+    "ProgressBar",
+    "Snapshots",
+]

@@ -32,10 +32,13 @@ class Cost(pl.Callback):
         self._fit_began = 0.0
         self._epoch_began: float | None = None
         self._overhead = 0.0
+        self._trainer: pl.Trainer | None = None
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run goes on counting from."""
         self._stop_fit_clock()
+        if self._trainer is not None:
+            self._stop(self._trainer)
         return {"fit_seconds": self.fit_seconds, "training_seconds": self.training_seconds, "images": self.images,
                 "steps": self.steps}  # fmt: skip
 
@@ -47,13 +50,14 @@ class Cost(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and the memory's high-water mark where the system lets us."""
         reset_peak_memory()
+        self._trainer = trainer
         self._fit_began = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """An epoch's training begins (Lightning announces no epoch right after a checkpoint was resumed)."""
-        if batch_idx == 0:
+        """An epoch's training begins, or goes on after a checkpoint (of which Lightning announces nothing)."""
+        if self._epoch_began is None:
             self._overhead = _overhead(trainer)
             self._epoch_began = time.perf_counter()
 

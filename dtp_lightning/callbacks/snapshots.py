@@ -25,4 +25,4 @@ class Snapshots(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what ``last.ckpt`` would hold now."""
         if due(trainer, self.every_n_epochs):
-            trainer.save_checkpoint(self.folder / f"epoch{trainer.current_epoch + 1}.ckpt")
+            trainer.save_checkpoint(self.folder / f"epoch{trainer.current_epoch + 1}.ckpt", weights_only=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dtp_lightning.data.images import ImageData, Images, Split
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.signals import ignore_signals
 
 Loading = Literal["auto", "memory", "stream"]
 MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts on the device
@@ -62,6 +63,8 @@ class BatchSampler(Sampler):
         self.batch_size = batch_size * processes
         self.processes, self.process = processes, process
         self.epoch = 0
+        self.seen = (0, 0)
+        """(epoch, batches): a run resumed within that epoch has seen so many of its batches, which are left out."""
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -89,7 +92,7 @@ class BatchSampler(Sampler):
             return iter([batch[self.process * n : (self.process + 1) * n] for batch, n in shares if n])
         if self._single and len(batches) > 1:
             batches[-2:] = [torch.cat(batches[-2:])]
-        return iter(batches)
+        return iter(batches[self.seen[1] if self.epoch == self.seen[0] else 0 :])
 
 
 def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
@@ -151,8 +154,11 @@ class ImageDataModule(pl.LightningDataModule):
         )  # fmt: skip
         if self.trainer is not None:
             # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
-            # as current only later still; "ready" is the number of epochs that had begun
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.ready)
+            # as current only later still
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(epochs.processed)
+            if shuffle and epochs.processed == epochs.completed:  # not at an epoch's end
+                sampler.seen = (epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         workers = self.workers if self.stream else 0
         return DataLoader(
             BatchesOf(split.images, split.labels),
@@ -161,6 +167,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.stream and on_gpu,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # a loader draws a number for its workers: not from the run's own stream
         )
 

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from dtp_lightning.report.cells import unexpected
-from dtp_lightning.report.summary import AXES, settings_of
+from dtp_lightning.report.summary import AXES, failed, settings_of
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All summaries below these folders, each with its folder and what its command line set (except the seed)."""
+    """All summaries of finished runs below these folders, each with its folder and what its command line set."""
     runs = []
     for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
-        run = {"folder": str(path.parent), "settings": settings_of(path.parent), **json.loads(path.read_text())}
+        summary = json.loads(path.read_text())
+        if failed(summary):
+            continue
+        run = {"folder": str(path.parent), "settings": settings_of(path.parent), **summary}
         if run.get("evaluated_on", run["dataset"]) != run["dataset"]:
             run["settings"] = f"{run['settings']} on {run['evaluated_on']}".strip()
         runs.append(run)
@@ -114,8 +117,8 @@ def main() -> None:
         from dtp_lightning.sweep import failures
 
         title = arguments.title or ", ".join(folder.resolve().name for folder in arguments.folders)
-        failed = {f"{folder}/{job}": why for folder in arguments.folders for job, why in failures(folder).items()}
-        write_page(runs, arguments.html, title, arguments.split, failed)
+        lost = {f"{folder}/{job}": why for folder in arguments.folders for job, why in failures(folder).items()}
+        write_page(runs, arguments.html, title, arguments.split, lost)
         print(f"page {arguments.html}")
 
 

@@ -16,7 +16,7 @@ from dtp_lightning.report.summary import AXES, RANDOM
 
 Run = Mapping[str, Any]
 MAY_DIFFER = re.compile(
-    r"(seed|resume|workers|loading|checkpoint|dataset\.root|trainer\.max_epochs|(logger|callbacks|evaluation)(\..*)?)"
+    r"(seed|resume|workers|loading|checkpoint|dataset\.root|trainer\.(max_epochs|on_nonfinite|save_every_n_steps)|(logger|callbacks|evaluation)(\..*)?)"
 )
 """Keys of config.yaml that say nothing about what a cell's runs learned (a checkpoint names the run evaluated)."""
 ABSENT = "(not there)"

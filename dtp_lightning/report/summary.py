@@ -15,7 +15,10 @@ from typing import Any
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
-NOT_A_SETTING = {*AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers"}
+NOT_A_SETTING = {
+    *AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers",
+    "trainer.on_nonfinite", "trainer.save_every_n_steps",
+}  # fmt: skip
 
 
 def git_commit() -> str:
@@ -70,6 +73,16 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
+    """A summary that says that the run failed, and why; reports count it as failed."""
+    write_summary({**known, "status": "failed", "reason": str(error), **provenance()}, path)
+
+
+def failed(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary says that its run did not reach its end (it then holds no figures)."""
+    return summary.get("status") == "failed"
 
 
 def closing_table(summary: Mapping[str, Any], folder: Path) -> str:

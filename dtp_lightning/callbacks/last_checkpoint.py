@@ -1,0 +1,74 @@
+"""last.ckpt after every epoch, and before leaving when a signal asks to; previous.ckpt is the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from dtp_lightning.checkpoint_io import LAST
+from dtp_lightning.signals import Deferred, Interrupted
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves after every epoch; on SIGTERM, SIGUSR1 or Ctrl-C after the running batch, and then leaves.
+
+    A signal during an epoch's validation waits for its end. Lightning calls callbacks of this class last, so what is
+    saved is what the others have made.
+
+    Args:
+        folder: the run's.
+        every_n_steps: also within an epoch, in batches; None does not.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int | None = None) -> None:
+        self.path = folder / "checkpoints" / LAST
+        self.every_n_steps = every_n_steps
+        self.signals = Deferred()
+        self._leaving = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Signals are ours from here on (Lightning has set its own handlers just now)."""
+        self.signals.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Within an epoch: after n batches, or now if we have to go. An epoch's last batch is saved at its end."""
+        due = self.every_n_steps is not None and (batch_idx + 1) % self.every_n_steps == 0
+        if (due or self.signals.received) and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After validation."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        leaving = self.signals.received is not None
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._leaving = leaving
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave, if that is what was saved for; only now, because Lightning logs a batch after its last hook."""
+        self._leave()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same between epochs."""
+        self._leave()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluation can be stopped anywhere: the training is saved."""
+        self.signals.stop()
+        self._leave()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Nobody waits for a batch's end any more."""
+        self.signals.stop()
+
+    def _leave(self) -> None:
+        if self._leaving and self.signals.received is not None:
+            raise Interrupted(self.signals.received)

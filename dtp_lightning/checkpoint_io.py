@@ -1,0 +1,131 @@
+"""How checkpoints reach the disk, and which one a run goes on from."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+from dtp_lightning.errors import DataError
+from dtp_lightning.trust import load
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+UNREADABLE = (KeyError, TypeError, EOFError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
+"""What reading a file raises that is not one of our checkpoints, or is one no longer."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Under a checkpoint's name there is always a whole checkpoint; of ``last.ckpt`` the one before is kept.
+
+    Lightning's own writes to the system's temporary folder and moves the file, which on another file system is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None
+    ) -> None:
+        """Write beside the name, and take the name once all is on disk.
+
+        Raises:
+            OSError: the disk is full, for example; what was there before is still there.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        buffer = io.BytesIO()  # torch's own writing into a file hides why it failed
+        torch.save(checkpoint, buffer)
+        try:
+            with partial.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        if path.name == LAST and path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training had come.
+
+    Attributes:
+        step: batches that were trained on.
+        epochs: that were completed.
+    """
+
+    step: int
+    epochs: int
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Progress:
+        """From a loaded checkpoint."""
+        return cls(int(stored["global_step"]), epochs_of(stored))
+
+    @classmethod
+    def read(cls, path: Path) -> Progress:
+        """From a checkpoint file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return cls.of(load(path))
+        except UNREADABLE as error:
+            raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error
+
+
+def epochs_of(stored: Mapping[str, Any]) -> int:
+    """Completed epochs; a checkpoint may have been saved within one."""
+    return int(stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint can be read and its checksums hold (torch itself does not look at them)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        Progress.read(path)
+    except (DataError, *UNREADABLE):
+        return False
+    return True
+
+
+def newest(folder: Path, *, repair: bool = False) -> Path | None:
+    """The newest checkpoint of a run that is whole; says so if that is not the last one that was written.
+
+    Args:
+        folder: the run's.
+        repair: a damaged last.ckpt gives its name to the one before.
+
+    Returns:
+        Its path; None if there is no checkpoint at all.
+
+    Raises:
+        DataError: there are some, and all are damaged.
+    """
+    last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
+    found = [path for path in (last, previous) if path.exists()]
+    good = next((path for path in found if whole(path)), None)
+    if found and good is None:
+        raise DataError(f"{last} is damaged, and there is none before it: delete {last.parent} to begin again")
+    if good == previous:
+        reason = "is damaged" if last.exists() else "is missing"
+        log.warning("%s %s: going on from the checkpoint before it", last, reason)
+        if repair:
+            os.replace(previous, last)
+            return last
+    return good

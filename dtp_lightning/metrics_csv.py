@@ -1,0 +1,68 @@
+"""metrics.csv, every logged quantity of a run: whole after any kind of end, and without doubled rows after a resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+
+class MetricsCSV(CSVLogger):
+    """``metrics.csv`` in the run folder, on disk after every logged step.
+
+    Args:
+        folder: the run's.
+        up_to_step: a resumed run keeps what was logged about its first so many batches.
+        ended: no batch follows: what was logged after the last one is kept as well.
+    """
+
+    def __init__(self, folder: Path, up_to_step: int = 0, *, ended: bool = False) -> None:
+        super().__init__(str(folder), name="", version="", flush_logs_every_n_steps=1)
+        path = folder / "metrics.csv"
+        kept = [row for row in _rows(path) if int(row["step"]) < up_to_step + ended] if up_to_step else []
+        self._experiment: _Writer = _Writer(str(folder), kept)
+
+
+class _Writer(ExperimentWriter):
+    """Lightning's, which deletes what it finds and is not safe while it makes room for a new column."""
+
+    def __init__(self, folder: str, kept: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(folder)
+        self.metrics_keys = sorted({name for row in kept for name in row})
+        path = Path(self.metrics_file_path)
+        if kept:
+            _write(path, self.metrics_keys, kept)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _check_log_dir_exists(self) -> None:
+        """What is there belongs to this run."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        _write(path, fieldnames, _rows(path))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Whole rows, without empty cells; a process that was killed, or a full disk, may have left half a line."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    text = text[: text.rfind("\n") + 1]
+    rows = ({name: value for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text)))
+    return [row for row in rows if row.get("step")]
+
+
+def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    partial = path.with_suffix(".csv.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)

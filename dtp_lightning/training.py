@@ -1,0 +1,83 @@
+"""The fit: Lightning's Trainer with what every run has (cost, checkpoints, signals, a watch over its numbers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from dtp_lightning.callbacks import Collapse, Cost, LastCheckpoint, Nonfinite
+from dtp_lightning.callbacks.nonfinite import finite
+from dtp_lightning.checkpoint_io import AtomicCheckpointIO
+from dtp_lightning.config import OWN, build
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.module import ImageDataModule
+from dtp_lightning.errors import ConfigError, DivergedError
+from dtp_lightning.module import PretrainModule
+from dtp_lightning.processes import check_launch
+
+
+def fit(
+    values: Mapping[str, Any],
+    data: ImageData,
+    module: PretrainModule,
+    callbacks: Mapping[str, pl.Callback],
+    loggers: list[Logger],
+    folder: Path,
+    start: Path | None,
+) -> tuple[pl.Trainer, Cost]:
+    """Train, from a checkpoint if there is one; returns the trainer and what it cost.
+
+    Args:
+        values: the run's configuration.
+        data: images.
+        module: to be trained.
+        callbacks: those that were chosen, by name.
+        loggers: metrics go to all of them.
+        folder: the run's.
+        start: a checkpoint to go on from.
+
+    Raises:
+        ConfigError: this machine or this data cannot do what was asked for.
+        DivergedError: a number was not finite.
+        Interrupted: a signal came; the training is saved.
+    """
+    supervised = getattr(module.learner.loss, "supervised", False)
+    cost = Cost()
+    own = {key: values["trainer"].get(key) for key in OWN["trainer"]}
+    always = [
+        cost,
+        Nonfinite(own["on_nonfinite"] or "stop"),
+        *([] if supervised else [Collapse()]),
+        LastCheckpoint(folder, own["save_every_n_steps"]),
+    ]
+    trainer = _trainer(values["trainer"], folder, loggers, [*always, *callbacks.values()])
+    batches = ImageDataModule(
+        data, values["batch_size"], values["seed"],
+        supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,
+    )  # fmt: skip
+    # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
+    trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
+    if not finite(module.learner.model.parameters()):
+        raise DivergedError("the trained weights are not finite: there is nothing to evaluate")
+    return trainer, cost
+
+
+def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    node = {key: value for key, value in node.items() if key not in OWN["trainer"]}
+    try:
+        # batches are shared between processes by their own sampler
+        ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
+        trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
+    except (MisconfigurationException, TypeError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    check_launch(trainer, node["devices"])
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    return trainer

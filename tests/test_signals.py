@@ -1,0 +1,105 @@
+"""SIGTERM and Ctrl-C from outside: exit codes, the command that goes on, sweeps, and folders of two processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from runs import TINY, assert_same_run, stored
+
+from dtp_lightning.checkpoint_io import whole
+
+pytestmark = pytest.mark.faults
+LONG = 120  # seconds: the machine may be busy, or stop us for a while
+
+
+def train(*words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *TINY, *words]
+
+
+def start(command: list[str], cwd: Path) -> subprocess.Popen:
+    """In a process group of its own, which a terminal's Ctrl-C reaches as a whole."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < LONG
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """As SLURM does it; the command that is printed is then run as it is."""
+    words = ("learner=bp", "trainer.max_epochs=60")
+    run = tmp_path / "a run"
+    process = start(train(*words, "hydra.run.dir=a run"), tmp_path)
+    until((run / "checkpoints" / "last.ckpt").exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=LONG)
+    assert process.returncode == 143 and "Traceback" not in said, said
+    line = said.strip().splitlines()[-1]
+    assert line.startswith("stopped by SIGTERM; to go on: python ")
+    command = shlex.split(line.partition("to go on: python ")[2])
+    assert command[-2:] == ["resume=true", f"hydra.run.dir={run}"]
+    assert 0 < stored(run)["global_step"] < 60 * 3
+    for folder, argv in ((run, [sys.executable, *command]), (tmp_path / "b", train(*words, "hydra.run.dir=b"))):
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and (folder / "summary.json").exists(), done.stderr
+    assert_same_run(run, tmp_path / "b")
+
+
+def test_ctrl_c_before_anything_is_loaded(tmp_path: Path) -> None:
+    process = start(train("hydra.run.dir=run"), tmp_path)
+    until((tmp_path / "run" / ".hydra" / "config.yaml").exists, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=LONG)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert said.strip().splitlines()[-1].startswith("stopped by SIGINT; to go on: python ")
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_stops_a_sweep(launcher: str, tmp_path: Path) -> None:
+    if launcher == "joblib" and not importlib.util.find_spec("joblib"):
+        pytest.skip("pip install 'dtp-lightning[joblib]' to run this")
+    words = ("-m", "learner=bp", "seed=0,1,2", "trainer.max_epochs=500", "hydra.sweep.dir=sweep")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2") if launcher == "joblib" else ()
+    process = start(train(*words, *parallel), tmp_path)
+    until(lambda: list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=LONG)
+    assert process.returncode == 130, said
+    assert said.strip().splitlines()[-1].startswith("stopped by SIGINT"), said
+    assert not (tmp_path / "sweep" / "2").exists(), "no further job was begun"
+    for checkpoint in tmp_path.glob("sweep/*/checkpoints/last.ckpt"):
+        assert whole(checkpoint)
+    began = time.monotonic()
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+        assert time.monotonic() - began < 20, "a process was left behind"
+        time.sleep(0.1)
+
+
+def test_two_runs_begun_in_the_same_second(tmp_path: Path) -> None:
+    """By default in two folders; one that is given to both takes the first."""
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    processes = [start(train(*short, f"seed={seed}"), tmp_path) for seed in (0, 1)]
+    said = [process.communicate(timeout=LONG)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    folders = [path.parent for path in tmp_path.glob("outputs/*/*/summary.json")]
+    assert len(folders) == 2
+    processes = [start(train(*short, "hydra.run.dir=same"), tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=LONG)[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2], said
+    refused = next(text for text, process in zip(said, processes, strict=True) if process.returncode)
+    assert "another process is at work in" in refused or "holds a run already" in refused
