@@ -8,10 +8,10 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report test lint format clean
+.PHONY: help train sweep report test test-faults lint format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/python train.py loss=hinge learner=dtp $(ARGS)
@@ -22,8 +22,11 @@ sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make 
 report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
 	$(BIN)/python -m dtp_lightning.report $(RUNS) --html report.html
 
-test: $(VENV)/.installed-test ## the whole test suite: make test ARGS="-k golden"
+test: $(VENV)/.installed-test ## the test suite, without what takes many minutes: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
+	$(BIN)/python -m pytest -m faults -s $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(BIN)/ruff check .
