@@ -150,5 +150,7 @@ def _gradients(optimizer: Optimizer) -> Iterable[Tensor]:
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all entries are; by the largest one, which NaN is too (a sum of squares could overflow)."""
-    return math.isfinite(get_total_norm([t.detach() for t in tensors], norm_type=math.inf).item())
+    """Whether all entries are."""
+    listed = [t.detach() for t in tensors]
+    # the sum of squares is an order of magnitude faster than the largest entry, but large numbers overflow it
+    return any(math.isfinite(get_total_norm(listed, norm_type=p).item()) for p in (2.0, math.inf))
