@@ -8,7 +8,7 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report test test-faults lint format clean
+.PHONY: help train sweep report board dashboard test test-faults errors audit lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +22,24 @@ sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make 
 report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
 	$(BIN)/python -m dtp_lightning.report $(RUNS) --html report.html
 
+board: report ## the same page, and W&B's viewer in this terminal; no account needed
+	@$(BIN)/python -m dtp_lightning.report.board $(RUNS) --page report.html
+
+dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
+	@$(BIN)/python -m dtp_lightning.report.dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
+
 test: $(VENV)/.installed-test ## the test suite, without what takes many minutes: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
 
 test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
 	$(BIN)/python -m pytest -m faults -s $(ARGS)
+
+errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what they are answered
+	$(BIN)/python tests/wrong_inputs.py > docs/errors.md.partial && mv docs/errors.md.partial docs/errors.md
+
+audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
+	$(BIN)/python -m pip_audit --skip-editable
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(BIN)/ruff check .

@@ -14,25 +14,14 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
+from cases import CONF, learner_of
 
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
 from dtp_lightning.report.__main__ import save_runs
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 COLUMNS = ("learner", "model", "batch", "macs_per_image", "macs_ratio", "seconds", "seconds_ratio", "ratio_spread")
-
-
-def learner_of(name: str, images: ImageSpec, overrides: list[str]) -> Learner:
-    """The rule as a command line would build it."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = checked(compose("train", [f"learner={name}", *overrides]))
-    torch.manual_seed(0)
-    model = build(values["model"], images=images)
-    return build(values["learner"], model=model, loss=build(values["loss"]))
 
 
 def measure(learners: dict[str, Learner], views: torch.Tensor, repeats: int) -> dict[str, list[float]]:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from dtp_lightning.checkpoint_io import UNREADABLE, epochs_of
+from dtp_lightning.checkpoint_io import epochs_of
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
+from dtp_lightning.trust import load, trusted
 
 MODEL = "learner.model."
+NAMED = ("learner", "loss", "model", "dataset")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Checkpoint:
     """What evaluation needs of a checkpoint.
 
     Attributes:
+        path: of the file.
         names: option of each group that the run's names are made of.
         config: the run's resolved configuration.
         images: what the encoder was made for.
@@ -30,6 +33,7 @@ class Checkpoint:
         weights: state of the network.
     """
 
+    path: Path
     names: dict[str, str]
     config: dict[str, Any]
     images: ImageSpec
@@ -46,14 +50,27 @@ class Checkpoint:
         """
         if not path.is_file():
             raise DataError(f"checkpoint={path}: no such file; a run leaves <run folder>/checkpoints/last.ckpt")
+        stored = load(path)
         try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-            kept = stored["hyper_parameters"]
+            kept, epochs = stored["hyper_parameters"], epochs_of(stored)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
-            images = ImageSpec(**kept["images"])
-            return cls(kept["names"], kept["config"], images, kept["classes"], epochs_of(stored), weights)
-        except UNREADABLE as error:
+            names = {group: str(kept["names"][group]) for group in NAMED}
+            config = {**kept["config"], "seed": int(kept["config"]["seed"])}
+            images = TypeAdapter(ImageSpec).validate_python(kept["images"])
+            return cls(path, names, config, images, list(kept["classes"]), epochs, weights)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
+
+    def node(self, group: str) -> Mapping[str, Any]:
+        """The node of a group in the run's configuration, to be built.
+
+        Raises:
+            DataError: it names what a file from elsewhere may not (see :mod:`dtp_lightning.trust`), or is not there.
+        """
+        node = self.config.get(group)
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise DataError(f"checkpoint={self.path} is damaged, or not a checkpoint of train.py")
+        return trusted(node, self.path)
 
     def load_into(self, network: nn.Module) -> None:
         """Give a network these weights.

@@ -16,6 +16,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from dtp_lightning.errors import DataError
+from dtp_lightning.trust import load
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Progress:
             DataError: it cannot be read.
         """
         try:
-            return cls.of(torch.load(path, map_location="cpu", weights_only=True))
+            return cls.of(load(path))
         except UNREADABLE as error:
             raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error
 

@@ -5,20 +5,23 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from dtp_lightning import allocator, signals
-from dtp_lightning.errors import UserError
+from dtp_lightning.errors import SecretError, UserError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
@@ -33,6 +36,7 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     logging.raiseExceptions = _traceback_wanted  # a log file on a full disk is not worth a traceback
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
+        _check_words(sys.argv[1:])
         with signals.raising():
             task()
             _close_sweep()
@@ -72,10 +76,13 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
             key, folder = ("hydra.run.dir", hydra.runtime.output_dir) if alone else ("hydra.sweep.dir", hydra.sweep.dir)
             stopped.command = _command(key, str(Path(hydra.runtime.cwd, folder)))
         raise
-    except UserError as error:
-        if HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
+    except (UserError, OSError) as error:
+        if isinstance(error, SecretError):  # Hydra has written the configuration down before anyone could look at it
+            shutil.rmtree(Path(HydraConfig.get().runtime.output_dir) / ".hydra", ignore_errors=True)
+        message = _one_line(error) if isinstance(error, UserError) else _forbidden(error)
+        if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
-        _stop(_one_line(error))
+        _stop(message)
 
 
 def _command(key: str, folder: str) -> str:
@@ -92,7 +99,46 @@ def _leave(stopped: signals.Interrupted) -> NoReturn:
     sys.exit(stopped.exit_code)
 
 
-def _one_line(error: UserError) -> str:
+def tool(task: Callable[[], object]) -> None:
+    """Run a command that Hydra has no part in; a mistake of the user's is one line and exit code 2."""
+    try:
+        task()
+    except (UserError, OSError) as error:
+        message = _one_line(error) if isinstance(error, UserError) else _forbidden(error)
+        if message is None or _traceback_wanted:
+            raise
+        _stop(message)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """What Hydra would answer by its usage, or write into the run folder, before it sees it.
+
+    Raises:
+        ConfigError: an option that does not exist, or a secret.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from dtp_lightning.checks import is_secret, secret_message
+    from dtp_lightning.errors import ConfigError
+
+    for word in words:
+        key, given, _ = word.lstrip("+").partition("=")
+        if given and is_secret(key):
+            raise SecretError(secret_message(key))
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    for word in words:
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")
+
+
+def _forbidden(error: OSError) -> str | None:
+    """One line for a folder that may not be written or read; None for any other error of the system's."""
+    if error.errno not in FORBIDDEN or error.filename is None:
+        return None
+    return f"{error.filename}: {os.strerror(error.errno).lower()}; hydra.run.dir=... chooses where a run is written"
+
+
+def _one_line(error: Exception) -> str:
     """Its message, without the traceback that torch puts before an error of a data worker."""
     return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
 
@@ -113,13 +159,19 @@ def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a group takes the name of one of its options, or a list of them; --help lists the options"
     if not isinstance(error, CompactHydraException | OmegaConfBaseException):
-        return None
+        return _forbidden(error) if isinstance(error, OSError) else None
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key '{match[1]}'" + _nearest_key(match[1], conf, config_name)
-    if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", text):
         return _nearest_choice(match[1], match[2], conf)
     if match := re.search(r"Multiple values for (\w+)\.", text):
         return f"{match[1]} has one value already: write {match[1]}=... without the +"
+    if "override_grammar" in text:
+        match = re.search(r"(?:override|at input) '(.+)'", text)
+        word = f"{match[1]}: " if match else ""
+        return f"{word}not understood; write key=value, a list as key=[a,b], and quote what has special characters"
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.+)'", text):
+        return f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list"
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("full_key"))
 

@@ -11,20 +11,22 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import hydra.utils
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
+from dtp_lightning.checks import check_numbers, check_optimizer, check_trainer, refuse_secrets
 from dtp_lightning.errors import ConfigError, UserError
 
 SCALARS: dict[str, Any] = {
-    "seed": NonNegativeInt,
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],  # what NumPy's generator takes
     "batch_size": PositiveInt,
     "loading": Literal["auto", "memory", "stream"],
-    "workers": NonNegativeInt,
+    "workers": Annotated[int, Field(ge=0, le=256)],  # each is a process with a copy of what it reads
     "mode": Literal["train", "views"],
     "resume": bool | str,
 }
@@ -87,6 +89,9 @@ def checked(
         given: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value: give {error.full_key}=...") from error
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    refuse_secrets(given)
     values = {**dict.fromkeys([*scalars, *singles]), **{key: {} for key in collections}, **given}
     for key, value in values.items():
         if key in scalars:
@@ -99,8 +104,9 @@ def checked(
                 _check_node(key, value, OFFERED.get(key, ()))
         else:
             raise ConfigError(f"unknown key '{key}'{nearest(key, [*scalars, *collections, *singles])}")
+    check_numbers(given)
     if "trainer" in singles:
-        _check_trainer(values["trainer"])
+        check_trainer(values["trainer"], values["loss"])
     return values
 
 
@@ -110,11 +116,19 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
     Raises:
         ConfigError: the target refused its values.
     """
-    accepted = inspect.signature(_target(node["_target_"], "")).parameters
+    accepted = inspect.signature(target_of(node["_target_"])).parameters
     # named nodes (the data sets of a transfer) are built here: Hydra would take data sets for configuration
     collections = {key: {name: build(n) for name, n in value.items()} for key, value in node.items() if _nodes(value)}
     given = {key: value for key, value in node.items() if key not in collections}
-    factory = functools.partial(hydra.utils.instantiate({**given, "_partial_": True}, _convert_="all"), **collections)
+    try:
+        partial = hydra.utils.instantiate({**given, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:  # Hydra's wrapping of what an inner node said
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
+        raise
+    factory = functools.partial(partial, **collections)
     if node.get("_partial_"):
         return factory
     try:
@@ -125,12 +139,24 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
         raise ConfigError(f"{node['_target_']}: {error}") from error
 
 
-def _target(path: str, key: str) -> Callable[..., Any]:
-    module, _, name = path.rpartition(".")
+def target_of(path: str, key: str = "") -> Callable[..., Any]:
+    """What a ``_target_`` names: a class or a function.
+
+    Args:
+        path: dotted.
+        key: of the node, for the message.
+
+    Raises:
+        ConfigError: there is no such thing, or it cannot be called.
+    """
+    module, _, name = str(path).rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}._target_: '{path}' cannot be imported ({error})") from error
+    if not callable(found):
+        raise ConfigError(f"{key}._target_: '{path}' is not a class or function")
+    return found
 
 
 def _nodes(value: Any) -> bool:
@@ -150,7 +176,7 @@ def _no_target(path: str, node: Any) -> str:
 def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(_no_target(path, node))
-    target = _target(node["_target_"], path)
+    target = target_of(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = {**_hints(target), **OWN.get(path, {})}
@@ -175,6 +201,7 @@ def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
     ]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is needed by {node['_target_']} and has no value")
+    check_optimizer(path, node, target)
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -211,17 +238,8 @@ def _reason(error: ValidationError, value: Any) -> str:
             choices = [c.strip().strip("'") for c in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
             hint = nearest(str(value), choices)
             return f"must be one of {', '.join(choices)}" + (hint if "did you mean" in hint else "")
+    for problem in problems:
+        if problem["type"] in ("too_short", "missing") and isinstance(value, list):
+            return f"{len(value)} entries are too few"
     plain = [p for p in problems if p["type"] != "is_instance_of"]  # "a number" says more than "or a Tensor"
     return " or ".join(dict.fromkeys(p["msg"].removeprefix("Input ").strip() for p in plain or problems))
-
-
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    """What manual optimisation cannot honour is refused rather than ignored."""
-    if (precision := trainer.get("precision")) not in (None, 32, "32", "32-true", "bf16-mixed"):
-        raise ConfigError(f"trainer.precision={precision}: must be 32-true or bf16-mixed")
-    for key, harmless in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
-        if trainer.get(key) not in harmless:
-            raise ConfigError(f"trainer.{key} has no meaning for learners that set their own gradients: remove it")
-    epochs = trainer.get("max_epochs")
-    if isinstance(epochs, int) and epochs < 1:
-        raise ConfigError(f"trainer.max_epochs={epochs}: at least one epoch is needed")

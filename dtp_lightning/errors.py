@@ -9,6 +9,10 @@ class ConfigError(UserError, ValueError):
     """The command line or a config file asks for something that does not exist or does not fit."""
 
 
+class SecretError(ConfigError):
+    """A configuration holds a password or key; what was written of it already is removed."""
+
+
 class DataError(UserError):
     """A data set is missing, incomplete or does not fit the run."""
 

@@ -33,7 +33,7 @@ class GuardedWandbLogger(WandbLogger):
         self._folder = folder
         self._broken = False
 
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
         self._guarded(super().log_metrics, *args, **kwargs)
 

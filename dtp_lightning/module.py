@@ -21,8 +21,8 @@ class PretrainModule(pl.LightningModule):
     """Runs a learner inside a Trainer, by manual optimisation.
 
     ``global_step`` equals the number of batches: of the learner's optimisers only the forward one steps through
-    Lightning. Randomness (views, feedback noise) is drawn from (seed, epoch), so an epoch does not depend on how
-    the run got there.
+    Lightning. Randomness (views, feedback noise) is drawn from (seed, epoch, process), so an epoch does not depend on
+    how the run got there.
 
     Args:
         learner: the rule, holding model and loss.
@@ -63,7 +63,7 @@ class PretrainModule(pl.LightningModule):
         Not in ``on_train_epoch_start``: Lightning leaves that out in the first epoch after a checkpoint was resumed.
         """
         if batch_idx == 0:
-            torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+            torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.global_rank))
             self.learner.start_epoch(self.current_epoch)
         elif self._random is not None:
             self.learner.start_epoch(self.current_epoch)
@@ -96,7 +96,7 @@ class PretrainModule(pl.LightningModule):
         """The objective on the validation images, on the same views at every epoch; the first view's embeddings."""
         device = batch.images.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(VALIDATION_SEED + batch_idx)
+            torch.manual_seed(VALIDATION_SEED + batch_idx + 1_000_003 * self.global_rank)
             views = self.augment(batch.images)
         outputs = self.learner.model(views.flatten(0, 1))
         loss = self.learner.objective(outputs, len(views), batch.labels)

@@ -22,8 +22,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dtp_lightning import tracking, training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.checkpoint import Checkpoint
+from dtp_lightning.checkpoint import NAMED, Checkpoint
 from dtp_lightning.checkpoint_io import Progress
+from dtp_lightning.compatibility import check_comparisons, check_start, usable
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import fits_memory
@@ -33,13 +34,13 @@ from dtp_lightning.evaluation.judge import judge
 from dtp_lightning.metrics_csv import MetricsCSV
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
+from dtp_lightning.processes import is_first, may_be_several
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
-from dtp_lightning.run_folder import claimed, clear_error, record_error
+from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
 
 log = logging.getLogger(__name__)
 
-NAMED = ("learner", "loss", "model", "dataset")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,7 +53,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         folder: run folder; exists.
 
     Returns:
-        What summary.json holds; nothing in ``mode=views``.
+        What summary.json holds; nothing in ``mode=views``, and in all but the first of several processes.
 
     Raises:
         ConfigError: before any data is read, if a key or value does not fit or the folder holds a run.
@@ -63,10 +64,15 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
+    if not is_first(values["trainer"]):
+        return _follow(values, names, folder)
     with claimed(folder, values) as claim:
         if claim.finished is not None:
             print(f"finished already: {folder}", flush=True)
             return claim.finished
+        several = may_be_several(values["trainer"])
+        if several:
+            clear_error(folder)  # the first process that fails writes the next one
         try:
             found = _run(values, names, folder, claim.checkpoint)
         except OSError as error:
@@ -75,12 +81,26 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
                 raise RunError(_disk_full(folder, error)) from error
             raise
         except BaseException as error:
-            record_error(folder, error)
+            record_error(folder, error, keep_first=several)
             if isinstance(error, DivergedError):
                 summary.write_failed({**names, "seed": values["seed"]}, error, folder / "summary.json")
             raise
         clear_error(folder)
     return found
+
+
+def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Take part in the training of a run that the first process owns."""
+    claim = followed(folder, values)
+    if claim.finished is None and values["mode"] == "train":
+        _quieten()
+        _seed(values["seed"])
+        try:
+            _fit(values, _assemble(values, names), [], folder, claim.checkpoint)
+        except BaseException as error:
+            record_error(folder, error, keep_first=True)
+            raise
+    return {}
 
 
 def _disk_full(folder: Path, error: OSError) -> str:
@@ -108,8 +128,8 @@ def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, chec
         judged = judge(
             parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
         )
-        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, **judged, **cost.summary()}
-        found |= {"cost/macs_per_image": macs, **summary.provenance()}
+        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, "devices": trainer.world_size}
+        found |= {**judged, **cost.summary(), "cost/macs_per_image": macs, **summary.provenance()}
         _finish(found, loggers, folder, step=parts.module.global_step)
         failed = False
     finally:
@@ -152,17 +172,19 @@ def _evaluate(
     values: Mapping[str, Any], choices: Mapping[str, str], folder: Path, stored: Checkpoint, path: Path
 ) -> dict[str, Any]:
     seed = stored.config["seed"]
-    data: ImageData = build(values["dataset"] or stored.config["dataset"]).like(stored.images)
+    data: ImageData = build(values["dataset"] or stored.node("dataset")).like(stored.images)
     _seed(seed)  # the untrained network is the one that this run began with
-    supervised = getattr(build(stored.config["loss"]), "supervised", False)
+    supervised = getattr(build(stored.node("loss")), "supervised", False)
     network: Network = build(
-        stored.config["model"], images=stored.images, classes=len(stored.classes) if supervised else None
+        stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
     )
     untrained = copy.deepcopy(network)
     stored.load_into(network)
-    augment = build(stored.config["augment"], images=stored.images)
+    augment = build(stored.node("augment"), images=stored.images)
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     evaluations = usable(evaluations, data, default=True)
+    if not evaluations:
+        raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
     device = _device(values["accelerator"])
     judged = judge(evaluations, network, untrained, data, seed, device, folder / "plots")
     found = {
@@ -217,8 +239,7 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     untrained = copy.deepcopy(network)
     learner = build(values["learner"], model=network, loss=loss)
     augment = build(values["augment"], images=data.spec)
-    if augment.views < 2 and not supervised:
-        raise ConfigError(f"loss={names['loss']} compares two views, and these augmentations give one: choose another")
+    check_comparisons(names["loss"], loss, augment.views, values["batch_size"])
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
     module = PretrainModule(learner, augment, values["seed"], kept)
@@ -234,23 +255,11 @@ def _fit(
         for name, node in values["callbacks"].items()
     }
     callbacks = usable(built, parts.data, default=False)
-    _draw_views(parts, folder)
+    if start:
+        check_start(start, parts.module, values["trainer"]["max_epochs"])
+    if is_first(values["trainer"]):
+        _draw_views(parts, folder)
     return training.fit(values, parts.data, parts.module, callbacks, loggers, folder, start)
-
-
-def usable(parts: Mapping[str, Any], data: ImageData, *, default: bool) -> dict[str, Any]:
-    """Those that can work on this data: what reads labels is left out, with a warning, where there are none.
-
-    Args:
-        parts: name -> evaluation or callback; its ``needs_labels`` says whether it reads labels.
-        data: what they would read.
-        default: for those that do not say.
-    """
-    needing = [name for name, part in parts.items() if getattr(part, "needs_labels", default)]
-    if data.classes or not needing:
-        return dict(parts)
-    log.warning("these images have no labels: %s left out", ", ".join(needing))
-    return {name: part for name, part in parts.items() if name not in needing}
 
 
 def _draw_views(parts: Parts, folder: Path) -> None:
@@ -269,9 +278,8 @@ def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step:
     plot_diagnostics(folder / "metrics.csv", folder / "plots" / "diagnostics.png", title)
     trackers = loggers[1:]
     for logger in trackers:
-        logger.log_metrics({key: value for key, value in found.items() if isinstance(value, float)}, step=step)
-    figures = {f"plots/{path.stem}": path for path in sorted((folder / "plots").glob("*.png"))}
-    tracking.log_images(trackers, figures, step=step)
+        logger.log_metrics(summary.scalars_of(found), step=step)
+    tracking.log_images(trackers, summary.figures_in(folder), step=step)
 
 
 def _seed(seed: int) -> None:
@@ -283,11 +291,14 @@ def _seed(seed: int) -> None:
 
 def _quieten() -> None:
     """Silence advice that does not apply here."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are slices of a tensor on the device
         ".*exists and is not empty.*",  # Hydra's own files are in the run folder
         ".*number of training batches .* is smaller than the logging interval.*",
+        ".*The dirpath has changed.*",  # a run that goes on from another's checkpoint keeps its own
+        ".*sync_dist=True.*",  # what is logged is of the whole batch already
         ".*ended before the epoch ended.*",  # our sampler knows where it was
         ".*callbacks used to create the checkpoint.*",  # they may differ; the training does not depend on them
         ".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates

@@ -22,7 +22,13 @@ with contextlib.suppress(ImportError):  # not on Windows: there two processes ar
 
 MAY_DIFFER = (
     *("resume", "workers", "loading"),
-    *("trainer.max_epochs", "trainer.accelerator", "trainer.on_nonfinite", "trainer.save_every_n_steps"),
+    *(
+        "trainer.max_epochs",
+        "trainer.accelerator",
+        "trainer.strategy",
+        "trainer.on_nonfinite",
+        "trainer.save_every_n_steps",
+    ),
 )
 """What a resumed run's command line may say otherwise than the run did."""
 
@@ -65,14 +71,28 @@ def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
                 f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
             )
         _same_run(path, values)
-        finished = _summary(folder)
-        if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
-            yield Claim(finished=finished)
-            return
-        last, origin = newest(folder, repair=True), OmegaConf.select(OmegaConf.load(path), "resume")
-        if last is None and isinstance(origin, str):  # it stopped in its first epoch: begin again where it began
-            last = _named(Path(origin))
-        yield Claim(last)
+        yield _going_on(folder, values, repair=True)
+
+
+def _going_on(folder: Path, values: Mapping[str, Any], *, repair: bool) -> Claim:
+    """How far the run in this folder came."""
+    finished = _summary(folder)
+    if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
+        return Claim(finished=finished)
+    last, path = newest(folder, repair=repair), folder / "config.yaml"
+    if last:
+        return Claim(last)
+    # it stopped in its first epoch: begin again where it began
+    origin = OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None
+    return Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+
+
+def followed(folder: Path, values: Mapping[str, Any]) -> Claim:
+    """What the run's first process claims, for its others, which lock and write nothing. Arguments: :func:`claimed`."""
+    resume = values.get("resume", False)
+    if isinstance(resume, str):
+        return Claim(_named(Path(resume)))
+    return _going_on(folder, values, repair=False) if resume else Claim()
 
 
 @contextlib.contextmanager
@@ -132,11 +152,17 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return found if found and not failed(found) else None
 
 
-def record_error(folder: Path, error: BaseException) -> None:
-    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs."""
+def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:
+    """Leave the reason of a failure in the folder, for whoever lists a sweep's jobs.
+
+    Args:
+        folder: of the run.
+        error: the reason.
+        keep_first: an error that is there already, of another of the run's processes, caused this one.
+    """
     lines = (str(error).strip() or type(error).__name__).splitlines()
-    with contextlib.suppress(OSError):
-        (folder / "error.txt").write_text(f"{type(error).__name__}: {lines[-1]}\n")
+    with contextlib.suppress(OSError), (folder / "error.txt").open("x" if keep_first else "w") as file:
+        file.write(f"{type(error).__name__}: {lines[-1]}\n")
 
 
 def clear_error(folder: Path) -> None:

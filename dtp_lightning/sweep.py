@@ -88,8 +88,8 @@ def failures(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("config.yaml")):
         job = path.parent
-        if job.name == ".hydra" or finished(job):
-            continue
+        if job.name == ".hydra" or "wandb" in job.relative_to(folder).parts or finished(job):
+            continue  # an online W&B run keeps a config.yaml of its own
         error = job / "error.txt"
         found[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
     return found

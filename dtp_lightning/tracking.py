@@ -18,6 +18,8 @@ from dtp_lightning.guarded_wandb import GuardedWandbLogger
 
 log = logging.getLogger(__name__)
 
+STEP = "trainer/global_step"  # what Lightning's WandbLogger calls the number of batches
+
 
 def wandb_logger(
     folder: Path,
@@ -51,7 +53,7 @@ def wandb_logger(
             entity=entity,
             dir=str(folder),
             name=f"{names['learner']}-{names['loss']}{_part(earlier)}",
-            group=group or f"{names['dataset']}-{names['model']}-{names['loss']}",
+            group=group_of(names, group),
             job_type=names["learner"],
             tags=tags,
             config=dict(config),
@@ -62,8 +64,8 @@ def wandb_logger(
                 init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
             ),
         )  # fmt: skip
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
         run.define_metric("val/*", step_metric="epoch")
         return run
 
@@ -75,6 +77,11 @@ def _part(earlier: Sequence[str]) -> str:
     return f", part {len(earlier) + 1} of {earlier[0].rpartition('-')[2]}" if earlier else ""
 
 
+def group_of(names: Mapping[str, str], given: str | None) -> str:
+    """A run's W&B group: the one given, else dataset-model-loss."""
+    return given or "{dataset}-{model}-{loss}".format(**names)
+
+
 def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
     """TensorBoard event files in ``tensorboard/`` of the run folder, with the configuration as hyper-parameters.
 
@@ -82,7 +89,7 @@ def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
         ConfigError: TensorBoard is not installed.
     """
     try:
-        logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
+        logger = TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
         raise ConfigError("logger=tensorboard needs TensorBoard: pip install tensorboard") from error
     logger.log_hyperparams(dict(config))
@@ -111,7 +118,7 @@ def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int)
     for logger in loggers:
         if isinstance(logger, GuardedWandbLogger):
             for name, path in images.items():
-                logger.log_image(name, [str(path)], step=None)
+                logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, TensorBoardLogger):
             for name, path in images.items():
                 pixels = np.asarray(Image.open(path).convert("RGB"))

@@ -19,6 +19,7 @@ from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule
 from dtp_lightning.errors import ConfigError, DivergedError
 from dtp_lightning.module import PretrainModule
+from dtp_lightning.processes import check_launch
 
 
 def fit(
@@ -56,9 +57,11 @@ def fit(
         LastCheckpoint(folder, own["save_every_n_steps"]),
     ]
     trainer = _trainer(values["trainer"], folder, loggers, [*always, *callbacks.values()])
+    if trainer.world_size > 1 and own["save_every_n_steps"]:
+        raise ConfigError("trainer.save_every_n_steps: several devices save at epoch ends only; remove it")
     batches = ImageDataModule(
         data, values["batch_size"], values["seed"],
-        supervised=supervised, loading=values["loading"], workers=values["workers"],
+        supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,
     )  # fmt: skip
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
@@ -72,14 +75,11 @@ def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callb
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     node = {key: value for key, value in node.items() if key not in OWN["trainer"]}
     try:
-        trainer: pl.Trainer = build(
-            {**node, "default_root_dir": str(folder), "enable_progress_bar": bar},
-            logger=loggers,
-            callbacks=callbacks,
-        )
-    except MisconfigurationException as error:
+        # batches are shared between processes by their own sampler
+        ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
+        trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
+    except (MisconfigurationException, TypeError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
-    if trainer.world_size > 1:  # local gradients are not averaged between processes: they would drift apart in silence
-        raise ConfigError(f"trainer.devices={node['devices']}: training runs on one device; set trainer.devices=1")
+    check_launch(trainer, node["devices"])
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     return trainer

@@ -181,8 +181,25 @@ def test_no_image_is_left_alone(size: int, batch_size: int, expected: list[int])
     assert len(sampler) == len(expected)
 
 
+@pytest.mark.parametrize("size", [32, 33, 35, 37, 39])
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_have_equal_shares_of_the_batches_that_one_would_have(size: int, processes: int) -> None:
+    samplers = [
+        BatchSampler(size, 4, shuffle=True, seed=0, device=CPU, processes=processes, process=i)
+        for i in range(processes)
+    ]
+    whole = BatchSampler(size, 4 * processes, shuffle=True, seed=0, device=CPU)
+    batches = list(zip(*samplers, strict=True))
+    assert [len(sampler) for sampler in samplers] == [len(batches)] * processes
+    assert all(len(share) == len(shares[0]) > 0 for shares in batches for share in shares)
+    seen = torch.cat([torch.cat(shares) for shares in batches])
+    assert size - processes < len(seen) <= size
+    assert torch.equal(seen, torch.cat(list(whole))[: len(seen)]), "in the same order"
+
+
 def test_epoch_seeds_differ() -> None:
-    assert len({epoch_seed(s, e) for s in range(50) for e in range(50)}) == 2500
+    seeds = {epoch_seed(s, e, p) % 2**32 for s in range(50) for e in range(50) for p in range(8)}
+    assert len(seeds) == 50 * 50 * 8
 
 
 def test_module_serves_uint8_batches() -> None:

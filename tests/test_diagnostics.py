@@ -257,7 +257,7 @@ def test_two_images_are_enough_to_count(loss: str) -> None:
 
 def test_time_for_diagnostics_is_not_training_time() -> None:
     cost, look = Cost(), SimpleNamespace(overhead_seconds=3.0)
-    trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True)
+    trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True, world_size=1)
     cost.on_train_batch_start(trainer, None, None, 0)
     time.sleep(0.05)
     look.overhead_seconds += 0.04

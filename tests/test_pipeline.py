@@ -272,7 +272,7 @@ def test_the_contracts_judge_a_new_rule(own_rules: Path) -> None:
 
 
 def test_what_this_machine_cannot_do_is_one_line(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.devices=2: training runs on one device"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: several devices train one run of"):
         run_pipeline("trainer.devices=2", "trainer.accelerator=cpu", *CHEAP, folder=tmp_path / "two")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="trainer: "):

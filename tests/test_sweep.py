@@ -77,16 +77,28 @@ def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path: Path) -> None:
     assert figures(killed) == figures(whole) and len(figures(whole)) == 2
 
 
-def test_two_processes_by_joblib_give_the_same(tmp_path: Path) -> None:
-    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(
-        "hydra_plugins.hydra_joblib_launcher"
+@pytest.mark.parametrize(
+    ("extra", "more"), [("joblib", ["hydra.launcher.n_jobs=2"]), ("ray", ["+hydra.launcher.ray.init.num_cpus=2"])]
+)
+def test_two_processes_give_the_same(extra: str, more: list[str], tmp_path: Path) -> None:
+    if not importlib.util.find_spec("hydra_plugins") or not importlib.util.find_spec(
+        f"hydra_plugins.hydra_{extra}_launcher"
     ):
-        pytest.skip("pip install 'dtp-lightning[joblib]' to run this")
+        pytest.skip(f"pip install 'dtp-lightning[{extra}]' to run this")
     jobs = ("learner=bp,dtp", "seed=0")
     assert run(tmp_path / "one", *jobs).returncode == 0
-    done = run(tmp_path / "two", *jobs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = run(tmp_path / "two", *jobs, f"hydra/launcher={extra}", *more)
     assert done.returncode == 0, done.stderr
-    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    assert figures(tmp_path / "one") == figures(tmp_path / "two") and len(figures(tmp_path / "two")) == 2
+    assert "2 of 2 jobs finished" in done.stdout
+
+
+def test_what_wandb_keeps_is_no_failed_job(tmp_path: Path) -> None:
+    online = tmp_path / "seed=0" / "wandb" / "run-20260101_000000-abc" / "files"
+    online.mkdir(parents=True)
+    for path in (online, tmp_path / "seed=0"):
+        (path / "config.yaml").write_text("seed: 0\n")
+    assert failures(tmp_path) == {"seed=0": "stopped from outside"}
 
 
 def test_clock() -> None:

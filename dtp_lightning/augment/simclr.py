@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from dtp_lightning.augment.colour import luminance, random_jitter
 from dtp_lightning.augment.geometry import random_blur, random_flip, random_resized_crop
 from dtp_lightning.augment.views import Probability
 from dtp_lightning.data.images import ImageSpec
+
+Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class SimCLRViews(nn.Module):
@@ -37,14 +38,14 @@ class SimCLRViews(nn.Module):
     def __init__(
         self,
         images: ImageSpec,
-        scale: Sequence[PositiveFloat] = (0.08, 1.0),
-        ratio: Sequence[PositiveFloat] = (3 / 4, 4 / 3),
+        scale: tuple[Area, Area] = (0.08, 1.0),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
         flip: Probability = 0.5,
         strength: NonNegativeFloat = 0.5,
         jitter: Probability = 0.8,
         grey: Probability = 0.2,
         blur: Probability = 0.0,
-        sigma: Sequence[PositiveFloat] = (0.1, 2.0),
+        sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
         views: Literal[1, 2] = 2,
     ) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from dtp_lightning.callbacks.measures import (
     update_alignment,
 )
 from dtp_lightning.data.images import ImageData
-from dtp_lightning.learners import Learner
+from dtp_lightning.learners import Learner, parallel
 
 SEED = 2_007  # of the views, the probes and the copy's noise: the same at every look, whatever the run's seed
 
@@ -32,7 +32,7 @@ class Alignment(pl.Callback):
 
     Everything is measured on a copy of the learner and with randomness of its own: the training does not notice.
     A row at step s describes the weights after s batches, and ``effective_step`` what batch s then did to them.
-    docs/diagnostics.md defines each quantity.
+    docs/diagnostics.md defines each quantity. Of several processes the first looks, and the others wait.
 
     Args:
         data: ``val`` is looked at; its labels reach supervised losses alone.
@@ -61,7 +61,7 @@ class Alignment(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Look at the weights that the batch is going to change."""
-        if trainer.global_step % self.every_n_steps:
+        if trainer.global_step % self.every_n_steps or not trainer.is_global_zero:
             return
         learner = cast(Learner, pl_module.learner)
         self._found = self._look(learner)
@@ -79,6 +79,8 @@ class Alignment(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at what training made."""
+        if not trainer.is_global_zero:
+            return
         self._found = self._look(cast(Learner, pl_module.learner))
         self._log(trainer, trainer.global_step)
 
@@ -93,7 +95,8 @@ class Alignment(pl.Callback):
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what the training still computes is not our time
         began = time.perf_counter()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with generators, torch.enable_grad(), parallel.alone():
             torch.manual_seed(SEED)
             found = diagnose(copy.deepcopy(learner), self.views.to(device), self.labels.to(device))
         self.overhead_seconds += time.perf_counter() - began

@@ -20,7 +20,7 @@ class Cost(pl.Callback):
         fit_seconds: wall time of the whole fit, validation and checkpoints included.
         training_seconds: the part spent in training batches and between them, without that of callbacks that say
             how much of it was theirs (``overhead_seconds``).
-        images: training images seen (each of them twice, as two views).
+        images: training images seen (each of them twice, as two views), by all processes together.
         steps: batches.
     """
 
@@ -65,7 +65,7 @@ class Cost(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images; stop the clock after the last batch, before validation."""
-        self.images += len(batch.images)
+        self.images += len(batch.images) * trainer.world_size  # each has a share of the same size
         self.steps += 1
         if trainer.is_last_batch:
             self._stop(trainer)
@@ -116,7 +116,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mib() -> float:
-    """Largest memory used since the reset, in MiB: of the GPU where there is one, else of this process."""
+    """Largest memory used since the reset, in MiB: of this process' GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -120,7 +120,8 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     embeddings = learner.model.head(traces[-1].h)
     if not finite([embeddings]):
         return "the embeddings"
-    if not finite([learner.objective(embeddings, len(views), labels)]):
+    alone = module.trainer.world_size == 1  # elsewhere the loss needs the embeddings of all, who may not be here
+    if alone and not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
     grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
     if found := [name for name, gradients in grads if not finite(gradients)]:

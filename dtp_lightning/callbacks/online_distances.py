@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import pytorch_lightning as pl
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import nn
 
 from dtp_lightning.callbacks.schedule import due
@@ -29,7 +29,7 @@ class OnlineDistances(pl.Callback):
         data: ImageData,
         augment: nn.Module,
         every_n_epochs: PositiveInt = 2,
-        images: PositiveInt = 500,
+        images: Annotated[int, Field(ge=2)] = 500,
         pos_margin: NonNegativeFloat = 1.0,
         neg_margin: NonNegativeFloat = 3.0,
     ) -> None:
@@ -39,8 +39,8 @@ class OnlineDistances(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the encoder as it is."""
-        if not due(trainer, self.every_n_epochs):
+        if not due(trainer, self.every_n_epochs) or not trainer.is_global_zero:
             return
         embeddings = self.distances.embeddings(cast(Learner, pl_module.learner).model, self.val)
         metrics = self.distances.of(embeddings).metrics
-        pl_module.log_dict({f"val/distances/{name}": value for name, value in metrics.items()})
+        pl_module.log_dict({f"val/distances/{n}": v for n, v in metrics.items()}, rank_zero_only=True)

@@ -39,9 +39,9 @@ class OnlineKNN(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the encoder as it is."""
-        if not due(trainer, self.every_n_epochs):
+        if not due(trainer, self.every_n_epochs) or not trainer.is_global_zero:
             return
         network = cast(Learner, pl_module.learner).model
         bank = FeatureSplit(features_of(network, self.bank.images), self.bank.labels)
         predicted = self.neighbours.predict(features_of(network, self.val.images), bank)
-        pl_module.log("val/knn_acc", accuracy(predicted, self.val.labels))
+        pl_module.log("val/knn_acc", accuracy(predicted, self.val.labels), rank_zero_only=True)

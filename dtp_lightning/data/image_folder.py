@@ -182,7 +182,7 @@ def _divide(
                 f"{members[0][0].parent} holds too few images to take some for {part}: add images, or {folder / part}/"
             )
         order = torch.randperm(len(members), generator=generator).tolist()
-        cut = max(1, round(share * len(members)))
+        cut = min(len(members) - 1, max(1, round(share * len(members))))
         taken += [members[i] for i in sorted(order[:cut])]
         kept += [members[i] for i in sorted(order[cut:])]
     return kept, taken

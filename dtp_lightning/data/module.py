@@ -44,10 +44,24 @@ class BatchSampler(Sampler):
     negatives): that one joins the batch before.
 
     The order of an epoch depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        size: images.
+        batch_size: of one process.
+        shuffle, seed: a new order each epoch.
+        device: of the positions.
+        processes: that share each batch, of ``processes * batch_size`` images: equal shares in the batch's order, so
+            that at most ``processes - 1`` images of an epoch are left out.
+        process: whose share this is, from 0.
     """
 
-    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, device: torch.device) -> None:
-        self.size, self.batch_size, self.shuffle, self.seed, self.device = size, batch_size, shuffle, seed, device
+    def __init__(
+        self, size: int, batch_size: int, *, shuffle: bool, seed: int, device: torch.device, processes: int = 1,
+        process: int = 0,
+    ) -> None:  # fmt: skip
+        self.size, self.shuffle, self.seed, self.device = size, shuffle, seed, device
+        self.batch_size = batch_size * processes
+        self.processes, self.process = processes, process
         self.epoch = 0
         self.seen = (0, 0)
         """(epoch, batches): a run resumed within that epoch has seen so many of its batches, which are left out."""
@@ -57,6 +71,8 @@ class BatchSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        if self.processes > 1:
+            return self.size // self.batch_size + (self.size % self.batch_size >= self.processes)
         return max(1, -(-self.size // self.batch_size) - self._single)
 
     @property
@@ -71,14 +87,17 @@ class BatchSampler(Sampler):
         else:
             order = torch.arange(self.size)
         batches = list(order.to(self.device).split(self.batch_size))
+        if self.processes > 1:
+            shares = ((batch, len(batch) // self.processes) for batch in batches)
+            return iter([batch[self.process * n : (self.process + 1) * n] for batch, n in shares if n])
         if self._single and len(batches) > 1:
             batches[-2:] = [torch.cat(batches[-2:])]
         return iter(batches[self.seen[1] if self.epoch == self.seen[0] else 0 :])
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for this epoch that no nearby (seed, epoch) shares."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    """A seed for this epoch that no nearby (seed, epoch, process) shares (torch reads its lower 32 bits)."""
+    return (seed * 1_000_003 + epoch + process * 2_038_074_743) % 2**63
 
 
 def fits_memory(split: Split, loading: Loading) -> bool:
@@ -91,12 +110,13 @@ class ImageDataModule(pl.LightningDataModule):
 
     Args:
         data: ``pretraining`` and ``val`` are used; test is left to the evaluation.
-        batch_size: images a batch (each becomes one or two views).
+        batch_size: images a batch (each becomes one or two views), in each process.
         seed: of the shuffling.
         supervised: whether the loss is told the labels.
         loading: ``memory`` puts the images on the training device as one tensor; ``stream`` leaves them where they
             are and reads batches in workers; ``auto`` takes memory up to 2 GiB. The batches are the same.
         workers: processes that read batches when streaming; 0 reads in this one.
+        processes: that train together, each on its share of every batch.
 
     Raises:
         ConfigError: the batch is larger than the data.
@@ -111,14 +131,14 @@ class ImageDataModule(pl.LightningDataModule):
         supervised: bool = False,
         loading: Loading = "auto",
         workers: int = 2,
+        processes: int = 1,
     ) -> None:
         super().__init__()
         self.train, self.val = data.pretraining(supervised), data.val
-        if batch_size > len(self.train):
-            raise ConfigError(
-                f"batch_size={batch_size} is larger than the {len(self.train)} training images: choose a smaller one"
-            )
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        if batch_size * processes > len(self.train):
+            asked = f"batch_size={batch_size}" + (f" on {processes} devices" if processes > 1 else "")
+            raise ConfigError(f"{asked} is larger than the {len(self.train)} training images: choose a smaller one")
+        self.batch_size, self.seed, self.workers, self.processes = batch_size, seed, workers, processes
         self.stream = not fits_memory(self.train, loading)
 
     def _loader(self, split: Split, *, shuffle: bool) -> DataLoader:
@@ -128,7 +148,10 @@ class ImageDataModule(pl.LightningDataModule):
             device = torch.device("cpu")
         else:
             split = Split(split.images[:].to(device), split.labels.to(device))
-        sampler = BatchSampler(len(split), self.batch_size, shuffle=shuffle, seed=self.seed, device=device)
+        sampler = BatchSampler(
+            len(split), self.batch_size, shuffle=shuffle, seed=self.seed, device=device, processes=self.processes,
+            process=self.trainer.global_rank if self.trainer is not None else 0,
+        )  # fmt: skip
         if self.trainer is not None:
             # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
             # as current only later still

@@ -45,7 +45,7 @@ def torchvision_images(
         DataError: the files are missing or damaged and could not be fetched.
     """
     kind = getattr(torchvision.datasets, dataset, None)
-    if kind is None:
+    if not inspect.isclass(kind):  # its helpers are modules and functions
         raise ConfigError(f"torchvision.datasets has no '{dataset}'")
     folder = Path(root).expanduser().resolve()
     names = ["train", "test", *([unlabelled] if unlabelled else [])]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtp_lightning.data.images import Split
+from dtp_lightning.data.images import ImageData, Split
+from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation.frozen import FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
@@ -34,7 +37,7 @@ class Distances:
     def __init__(
         self,
         augment: nn.Module,
-        images: PositiveInt = 500,
+        images: Annotated[int, Field(ge=2)] = 500,
         pos_margin: NonNegativeFloat = 1.0,
         neg_margin: NonNegativeFloat = 3.0,
     ) -> None:
@@ -42,6 +45,15 @@ class Distances:
         self.images = images
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
+
+    def check(self, data: ImageData) -> None:
+        """There are pairs to look at.
+
+        Raises:
+            DataError: there is one validation image, or none.
+        """
+        if len(data.val) < 2:
+            raise DataError(f"distances compare images, and there are {len(data.val)} for validation: add some")
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``l1/...``, ``cosine/...``, ``alignment`` and ``uniformity``; both kinds of distances as histograms."""

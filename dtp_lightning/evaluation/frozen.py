@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from dtp_lightning.data.images import ImageData
+from dtp_lightning.errors import DataError
 from dtp_lightning.models.network import Network, features_of
 
 
@@ -66,6 +67,22 @@ class Result:
 
 
 Evaluation = Callable[[FrozenEncoder], Result]
+
+
+def check_classes(data: ImageData) -> None:
+    """A probe tells classes apart, so it needs two of them, and images to be chosen and judged by.
+
+    Raises:
+        DataError: there are not.
+    """
+    if len(data.train.labels.unique()) < 2:
+        raise DataError(
+            f"a probe needs images of two classes or more, and the training images are all of one ({data.classes[0]}): "
+            "add classes, or leave the probes out by evaluation=[]"
+        )
+    for name, split in (("validation", data.val), ("test", data.test)):
+        if not len(split):
+            raise DataError(f"a probe needs {name} images, and there are none: add some, or set evaluation=[]")
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
 
 
 class NearestNeighbours:
@@ -24,6 +24,8 @@ class NearestNeighbours:
     def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
         self.k = k
         self.temperature = temperature
+
+    check = staticmethod(check_classes)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc`` and ``test_acc``."""

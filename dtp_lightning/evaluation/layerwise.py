@@ -8,6 +8,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtp_lightning.compatibility import check_each
+from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
@@ -46,6 +48,14 @@ class Layerwise:
         self.probe = probe
         self.max_features = max_features
         self.train_images = train_images
+
+    def check(self, data: ImageData) -> None:
+        """What the probe says of this data.
+
+        Raises:
+            ConfigError, DataError: from the probe.
+        """
+        check_each({"probe": self.probe}, data)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``stage<i>/val_acc`` and ``stage<i>/test_acc`` for i = 1..L."""

@@ -6,20 +6,22 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from dtp_lightning.data.images import stratified
+from dtp_lightning.data.images import ImageData, stratified
 from dtp_lightning.errors import DataError
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
 
 log = logging.getLogger(__name__)
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+Strengths = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,11 @@ class LinearProbe:
         max_iter: bound on L-BFGS iterations for each C.
     """
 
-    def __init__(self, strengths: Sequence[PositiveFloat] = STRENGTHS, max_iter: PositiveInt = 2000) -> None:
+    def __init__(self, strengths: Strengths = STRENGTHS, max_iter: PositiveInt = 2000) -> None:
         self.strengths = strengths
         self.max_iter = max_iter
+
+    check = staticmethod(check_classes)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc``, ``test_acc`` and the chosen ``C``."""
@@ -128,9 +132,9 @@ class FewLabels:
 
     def __init__(
         self,
-        per_class: Sequence[PositiveInt] = (1, 10, 100),
+        per_class: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 10, 100),
         draws: PositiveInt = 5,
-        strengths: Sequence[PositiveFloat] = STRENGTHS,
+        strengths: Strengths = STRENGTHS,
         max_iter: PositiveInt = 2000,
     ) -> None:
         self.per_class = per_class
@@ -138,18 +142,33 @@ class FewLabels:
         self.strengths = strengths
         self.max_iter = max_iter
 
+    def check(self, data: ImageData) -> None:
+        """Known before training: whether there are enough labels for any of the numbers.
+
+        Raises:
+            DataError: there are not.
+        """
+        check_classes(data)
+        self._smallest_class(data.train.labels)
+
+    def _smallest_class(self, labels: Tensor) -> int:
+        smallest = int(labels.bincount().min())
+        if smallest < min(self.per_class):
+            raise DataError(
+                f"few labels: the smallest class has {smallest} images, fewer than {list(self.per_class)}; "
+                "lower evaluation.few_labels.per_class"
+            )
+        return smallest
+
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """For each number n, means over draws of ``<n>/val_acc`` and ``<n>/test_acc``, and ``<n>/test_std``.
 
         Raises:
             DataError: every class number in ``per_class`` is larger than the smallest class.
         """
-        smallest = int(encoder.train.y.bincount().min())
+        smallest = self._smallest_class(encoder.train.y)
         if missing := [n for n in self.per_class if n > smallest]:
-            message = f"few labels: the smallest class has {smallest} images, fewer than {missing}"
-            if len(missing) == len(self.per_class):
-                raise DataError(f"{message}; lower evaluation.few_labels.per_class")
-            log.warning("%s: left out", message)
+            log.warning("few labels: the smallest class has %d images, fewer than %s: left out", smallest, missing)
         metrics: dict[str, float] = {}
         for n in self.per_class:
             if n <= smallest:

@@ -7,7 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
 
 
 class ThesisLinearProbe:
@@ -26,6 +26,8 @@ class ThesisLinearProbe:
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
+
+    check = staticmethod(check_classes)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best."""

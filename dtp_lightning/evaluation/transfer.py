@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dtp_lightning.compatibility import check_each
 from dtp_lightning.data.images import ImageData
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 
 
@@ -22,6 +23,14 @@ class Transfer:
     def __init__(self, probe: Evaluation, to: Mapping[str, ImageData]) -> None:
         if not to:
             raise ConfigError("transfer to which data set? add +dataset@evaluation.transfer.to.cifar10=cifar10")
+        for name, data in to.items():
+            if not isinstance(data, ImageData):
+                raise ConfigError(
+                    f"to.{name}={data} is no data set: +dataset@evaluation.transfer.to.{name}={data} adds one"
+                )
+            if not data.classes:
+                raise DataError(f"transfer to {name}: its images have no labels, which a probe needs")
+            check_each({name: probe}, data)
         self.probe = probe
         self.to = to
 

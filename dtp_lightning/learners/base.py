@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dtp_lightning.learners import parallel
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Run, Stage
 
@@ -125,6 +126,7 @@ class Learner(nn.Module, ABC):
         Args:
             traces: stages 1..L on this batch, bottom first (and the head, where :meth:`teach_head` adds it).
             top: dL/dh of the last trace's h, of its shape. L is a mean over the batch, so this is of order 1/N.
+                (Where processes share a batch, over the whole of it: see :mod:`dtp_lightning.learners.parallel`.)
             measure: whether quantities that only a log needs shall be computed.
 
         Returns:
@@ -142,7 +144,8 @@ class Learner(nn.Module, ABC):
         """Learn from one batch.
 
         Args:
-            views: (V, B, C, H, W) in [0, 1]; V = 2 for the contrastive objectives.
+            views: (V, B, C, H, W) in [0, 1]; V = 2 for the contrastive objectives. Of several processes each has its
+                own share of the batch, all of one size.
             labels: (B,) class numbers, for a supervised control alone.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
             measure: False leaves out what only a log needs; ``loss`` is always there.
@@ -153,8 +156,24 @@ class Learner(nn.Module, ABC):
         traces = self.trace(views.flatten(0, 1))
         loss, top = self.teach_head(traces, len(views), labels)
         metrics = self.teach(traces, top, measure=measure)
+        if measure:
+            metrics = parallel.mean_of(metrics)
+        self.combine_gradients()
         (update or self.forward_optimizer.step)()
         return {"loss": loss, **metrics}
+
+    def combine_gradients(self) -> None:
+        """Let processes that share a batch have the gradients of the whole batch."""
+        if parallel.world_size() == 1:
+            return
+        whole = {id(p) for p in self.loss_parameters()}
+        parameters = [p for group in self.forward_optimizer.param_groups for p in group["params"]]
+        parallel.sum_gradients(p for p in parameters if id(p) not in whole)
+        parallel.mean_gradients(p for p in parameters if id(p) in whole)
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """The objective's own, which see the whole batch in every process."""
+        return list(self.loss.parameters())
 
     def trace(self, images: Tensor) -> list[StageTrace]:
         """Run every stage on images (N, C, H, W) in [0, 1], each in a graph of its own."""
@@ -170,12 +189,16 @@ class Learner(nn.Module, ABC):
     def objective(
         self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: nn.Module | None = None
     ) -> Tensor:
-        """The loss (the learner's, unless another is given) of a head's outputs (V * B, D), view after view; scalar."""
+        """The loss (the learner's, unless another is given) of a head's outputs (V * B, D), view after view; scalar.
+
+        Where processes share a batch: of the outputs of all of them.
+        """
         loss = loss or self.loss
+        by_view = parallel.gather(outputs.unflatten(0, (views, -1)), dim=1)
         if getattr(loss, "supervised", False):
             assert labels is not None, "a supervised objective is told the labels"
-            return loss(outputs, labels.repeat(views))
-        return loss(*outputs.unflatten(0, (views, -1)))
+            return loss(by_view.flatten(0, 1), parallel.gather(labels).repeat(views))
+        return loss(*by_view)
 
     def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Write the objective's gradient for the head's weights; return the loss and dL/dh_L.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import normal_like
 from dtp_lightning.models.network import Network
@@ -27,6 +30,7 @@ class DirectTraining:
     def __init__(self, optimizer: OptimizerFactory, noise_std: PositiveFloat = 0.1) -> None:
         self.make_optimizer = optimizer
         self.noise_std = noise_std
+        self.noise_like: Callable[[Tensor], Tensor] = normal_like
 
 
 class DirectFeedback(Learner):
@@ -81,13 +85,14 @@ class DirectFeedback(Learner):
             trace.pull(delta)
         if self.feedback is None or self.feedback_optimizer is None:
             return {}
-        return self._train(stages, head.h.detach(), self.feedback.noise_std)
+        return self._train(stages, head.h.detach(), self.feedback)
 
-    def _train(self, stages: list[StageTrace], z: Tensor, sigma: float) -> Metrics:
+    def _train(self, stages: list[StageTrace], z: Tensor, feedback: DirectTraining) -> Metrics:
         assert self.feedback_optimizer is not None
+        sigma = feedback.noise_std
         metrics: Metrics = {}
         for i, (trace, q) in enumerate(zip(stages, self.direct, strict=True)):
-            noise = normal_like(trace.h.detach()).mul_(sigma)
+            noise = feedback.noise_like(trace.h.detach()).mul_(sigma)
             with torch.no_grad():
                 h = trace.h + noise
                 for above in self.model.stages[i + 1 :]:
@@ -97,5 +102,6 @@ class DirectFeedback(Learner):
             (weight,) = q.parameters()
             (weight.grad,) = torch.autograd.grad(loss, [weight])
             metrics[f"reconstruction_loss/stage{i + 1}"] = loss.detach()
+        parallel.mean_gradients(self.direct.parameters())
         self.feedback_optimizer.step()
         return metrics

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
 from dtp_lightning.models.stage import Run, Stage
 
@@ -26,6 +26,25 @@ def normal_like(x: Tensor) -> Tensor:
     noise = torch.empty_like(x)
     noise.as_strided((noise.numel(),), (1,)).normal_()
     return noise
+
+
+class MeanSquare(torch.autograd.Function):
+    """mean((a - b)^2), its gradient for a alone; b is a goal.
+
+    Two passes over memory less than ``F.mse_loss``, and none of them in float32 where activations are bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dtype=torch.promote_types(a.dtype, torch.float32)) ** 2 / a.numel()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 / difference.numel() * gradient), None
 
 
 def tiled(rows: Tensor, count: int) -> Tensor:
@@ -47,7 +66,12 @@ class FeedbackTraining(ABC):
         noise_patterns: how many different noise samples a step draws for all images (two views of each), which take
             turns; None draws one for every image. The expected gradient is the same; f of noisy activations then
             costs next to nothing (:meth:`Stage.run_beside`).
+
+    Raises:
+        ConfigError: no noise, for a rule that learns from nothing else.
     """
+
+    divides_by_noise: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -59,6 +83,11 @@ class FeedbackTraining(ABC):
         alternate: bool = False,
         noise_patterns: PositiveInt | None = None,
     ) -> None:
+        amounts = noise_std if isinstance(noise_std, Sequence) else [noise_std]
+        if self.divides_by_noise and min(amounts, default=0) <= 0:
+            raise ConfigError(
+                f"learner.feedback.noise_std={noise_std}: should be greater than 0, it is what is learned from"
+            )
         self.make_optimizer = optimizer
         self.noise_std = noise_std
         self.steps = steps
@@ -75,8 +104,10 @@ class FeedbackTraining(ABC):
                     f"learner.feedback.{name} has {len(value)} entries for {len(stages) - 1} feedback maps: "
                     "give one for all, or one each"
                 )
-        groups = ((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
-        return self.make_optimizer(named_groups(groups))
+        groups = named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
+        if not groups:
+            raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
+        return self.make_optimizer(groups)
 
     def due(self, batch: int, epoch: int) -> bool:
         """Whether feedback learns from this batch."""
@@ -100,6 +131,7 @@ class FeedbackTraining(ABC):
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     parameter.grad = gradient
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
+            parallel.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
         return metrics
 
@@ -180,7 +212,8 @@ class AutoencoderFeedback(FeedbackTraining):
         clean = trace.x.detach()
         noise, above = self.disturb(trace, i)
         goal = noise.add_(clean) if self.goal == "noisy" else clean
-        return F.mse_loss(trace.stage.feedback(above.y, clean, above.switches), goal)
+        loss: Tensor = MeanSquare.apply(trace.stage.feedback(above.y, clean, above.switches), goal)
+        return loss
 
 
 class DifferenceReconstruction(FeedbackTraining):
@@ -189,6 +222,8 @@ class DifferenceReconstruction(FeedbackTraining):
     h~_{i-1} = h_{i-1} + sigma * eps runs up to the output and returns through g_L, ..., g_i as targets do;
     R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
     """
+
+    divides_by_noise = True
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
@@ -202,7 +237,8 @@ class DifferenceReconstruction(FeedbackTraining):
                 target = trace.x - trace.back(trace.h) + trace.back(target)
         trace = traces[i - 1]
         returned = below - trace.back(trace.h) + trace.back(target)
-        return F.mse_loss(returned, noise.add_(below)) / self.sigma(i) ** 2
+        loss: Tensor = MeanSquare.apply(returned, noise.add_(below))
+        return loss / self.sigma(i) ** 2
 
 
 class LocalDifferenceReconstruction(FeedbackTraining):
@@ -214,6 +250,8 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
     """
+
+    divides_by_noise = True
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i, all three feedback passes in one call."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import grad as nn_grad
 
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Run, Stage
@@ -67,20 +68,26 @@ class FeedbackAlignment(Learner):
         return Run(x)
 
     def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
-        """As backprop does; then B takes part in W's update, where it learns."""
+        """As backprop does, through other weights."""
         if self.weights == "sign" and self.magnitude == "batch":
             with torch.no_grad():
                 for layer, i in self._index.items():
-                    self.feedback_weights[i].copy_(drawn_like(layer.weight))
+                    self.feedback_weights[i].copy_(parallel.of_first(drawn_like(layer.weight)))
         delta: Tensor | None = top
         for trace in reversed(traces):
             assert delta is not None
             delta = trace.pull(delta, to_input=trace is not traces[0])
+        return {}
+
+    def combine_gradients(self) -> None:
+        """Then B takes part in W's update, where it learns: after W's gradient is whole, so that both are the same."""
+        for b in self.feedback_weights:
+            b.grad = None
+        super().combine_gradients()
         if self.weights == "updated":
             for layer, i in self._index.items():
                 gradient = layer.weight.grad
                 self.feedback_weights[i].grad = None if gradient is None else gradient.clone()
-        return {}
 
     def backward_weight(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
         """B of a layer, of its weight's shape."""

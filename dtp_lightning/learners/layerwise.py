@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.models.network import Network
 
@@ -74,8 +75,12 @@ class LayerwiseLearning(Learner):
         if self.order == "greedy":
             return [min(self.epoch // self.epochs_per_stage, stages - 1)]
         if self.order == "random":
-            return [int(torch.randint(stages, ()))]
+            return [int(parallel.of_first(torch.randint(stages, ())))]
         return list(range(stages))
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Those of every stage's objective."""
+        return [*super().loss_parameters(), *self.losses.parameters()]
 
     def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Gradients of each active stage's head; the sum of their losses, and dL/dh of all of them, flat."""

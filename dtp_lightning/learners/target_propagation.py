@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.models.network import Network
@@ -160,17 +161,18 @@ class TargetPropagation(Learner):
         return metrics
 
     def _teach_stages(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
-        step = self.target_step * (len(top) if self.target_gradient == "per_sample" else 1)
+        shares = parallel.world_size()  # of the batch that the objective is a mean over
+        step = self.target_step * (shares * len(top) if self.target_gradient == "per_sample" else 1)
         metrics = {}
         error = top * step
         for i in range(len(traces), 0, -1):
             trace = traces[i - 1]
             # dL_local/dh = scale * error, whichever reduction the local loss has
-            scale = 1 / step if self.local_loss == "displacement" else 2 / error.numel()
+            scale = 1 / step if self.local_loss == "displacement" else 2 / (shares * error.numel())
             trace.pull(error * scale)
             if measure:
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
-                metrics[f"local_loss/{name}"] = error.square().sum() * (scale / 2)
+                metrics[f"local_loss/{name}"] = error.square().sum() * (shares * scale / 2)
             if i > 1:
                 error = self.below(trace, error)
         return metrics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dtp_lightning.losses.l1 import L1Objective
@@ -16,6 +18,9 @@ class PositiveOnly(L1Objective):
     Args:
         scale: factor of the loss.
     """
+
+    smallest_batch: ClassVar[int] = 1
+    """It compares an image with itself alone."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ class CrossEntropy(SupervisedLoss):
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
     """
 
-    def __init__(self, label_smoothing: NonNegativeFloat = 0.0) -> None:
+    def __init__(self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
 

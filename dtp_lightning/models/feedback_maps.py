@@ -14,11 +14,18 @@ def activation_named(name: str) -> type[nn.Module]:
     """A class of torch.nn by its name, such as ``Tanh``, ``Hardtanh``, ``Identity``.
 
     Raises:
-        ValueError: torch.nn has no such class.
+        ValueError: torch.nn has no such class, or it needs arguments or changes the shape of what it is given.
     """
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"torch.nn has no activation '{name}': write it as torch does, such as Tanh or Hardtanh")
+    try:
+        with torch.device("meta"):  # where nothing is computed and no random number is drawn
+            fits = kind()(torch.empty(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"torch.nn.{name} is no activation: one such as Tanh or Hardtanh takes no argument")
     return kind
 
 
@@ -97,9 +104,12 @@ class ConvFeedback(nn.ConvTranspose2d):
         crops = list(self._crops(u, size))
         padding = [p for p, _ in crops]
         extra = [e for _, e in crops]
-        if torch.is_grad_enabled() and not torch.is_autocast_enabled(u.device.type):
-            return self.activation(TransposedConv.apply(u, self.weight, self.bias, self.stride, padding, extra))
-        return self.activation(F.conv_transpose2d(u, self.weight, self.bias, self.stride, padding, extra))
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(u.device.type):  # which does not look into functions of one's own
+            dtype = torch.get_autocast_dtype(u.device.type)
+            u, weight, bias = u.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        convolve = TransposedConv.apply if torch.is_grad_enabled() else F.conv_transpose2d
+        return self.activation(convolve(u, weight, bias, self.stride, padding, extra))
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for pooled, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.data.images import Images, ImageSpec
@@ -79,7 +79,7 @@ class Network(nn.Module):
 def conv_net(
     images: ImageSpec,
     *,
-    channels: Sequence[PositiveInt] = (32, 64, 128, 256),
+    channels: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (32, 64, 128, 256),
     kernel_size: PositiveInt = 3,
     stride: PositiveInt | Sequence[PositiveInt] = 1,
     pool: PositiveInt | Sequence[PositiveInt] = 2,

@@ -41,7 +41,7 @@ class Bias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same tensor."""
-        return x.add_(self.bias[:, None, None])
+        return x.add_(self.bias[:, None, None].to(x.dtype))
 
 
 class Stage(nn.Module):

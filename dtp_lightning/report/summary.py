@@ -57,6 +57,16 @@ def settings_of(folder: Path) -> str:
     return " ".join(sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING))
 
 
+def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What trackers get of a summary at a run's end."""
+    return {name: value for name, value in summary.items() if isinstance(value, float)}
+
+
+def figures_in(folder: Path) -> dict[str, Path]:
+    """The figures that a run left: their name in trackers -> PNG."""
+    return {f"plots/{path.stem}": path for path in sorted((folder / "plots").glob("*.png"))}
+
+
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}

@@ -1,0 +1,116 @@
+"""What the benchmarks time: learners as a command line would build them, and a plain PyTorch loop beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("BENCHMARK_ROOT", Path(__file__).resolve().parents[1]))  # another commit's checkout
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from dtp_lightning.callbacks.macs import count_macs, macs_per_image  # noqa: E402
+from dtp_lightning.config import build, checked  # noqa: E402
+from dtp_lightning.data.images import ImageSpec  # noqa: E402
+from dtp_lightning.learners import Learner  # noqa: E402
+
+with contextlib.suppress(ImportError):  # older commits have none
+    from dtp_lightning.allocator import keep_freed_memory
+
+    keep_freed_memory()
+
+CONF = ROOT / "conf"
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    """The configuration that a command line describes."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return checked(compose("train", list(overrides)))
+
+
+def learner_of(name: str, images: ImageSpec, overrides: list[str]) -> Learner:
+    """The rule as a command line would build it, on seed 0."""
+    values = settings(f"learner={name}", *overrides)
+    torch.manual_seed(0)
+    model = build(values["model"], images=images)
+    return build(values["learner"], model=model, loss=build(values["loss"]))
+
+
+@dataclass
+class Case:
+    """A training step to be timed.
+
+    Attributes:
+        name: of the row.
+        step: augments and learns from one batch of uint8 images.
+        macs: multiply-accumulates of the step for one view.
+        learner: None for the plain loop.
+        seconds: of every repeat.
+    """
+
+    name: str
+    step: Callable[[Tensor], object]
+    macs: float
+    learner: Learner | None = None
+    augment: nn.Module | None = None
+    seconds: list[float] = field(default_factory=list)
+
+
+def case(name: str, learner: str, images: ImageSpec, overrides: list[str], bf16: bool = False) -> Case:
+    """A rule's whole step: views, learning, nothing logged."""
+    augment = build(settings(*overrides)["augment"], images=images)
+    rule = learner_of(learner, images, overrides)
+
+    def step(batch: Tensor) -> None:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+            rule.step(augment(batch), measure=False)
+
+    return Case(name, step, macs_per_image(rule, images, views=2), rule, augment)
+
+
+def plain(images: ImageSpec, overrides: list[str]) -> Case:
+    """Backprop as anyone would write it: one network, ``backward``, Adam; same layout, loss and views."""
+    values = settings("learner=bp", *overrides)
+    torch.manual_seed(0)
+    augment, loss = build(values["augment"], images=images), build(values["loss"])
+    widths = [images.channels, *values["model"]["channels"]]
+    layers: list[nn.Module] = []
+    for below, here in pairwise(widths):
+        layers += [nn.Conv2d(below, here, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()]
+    side = images.height // 2 ** (len(widths) - 1)
+    head = [nn.Flatten(), nn.Linear(widths[-1] * side**2, values["model"]["embedding_dim"]), nn.Tanh()]
+    network = nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)
+    optimizer = build(values["learner"]["forward_optimizer"])(network.parameters())
+
+    def learn(views: Tensor) -> None:
+        x = views.flatten(0, 1).to(memory_format=torch.channels_last) * 2 - 1
+        optimizer.zero_grad()
+        loss(*network(x).unflatten(0, (2, -1))).backward()
+        optimizer.step()
+
+    macs = count_macs(lambda: learn(torch.rand(2, 2, images.channels, images.height, images.width))) / 4
+    return Case("plain PyTorch loop", lambda batch: learn(augment(batch)), macs)
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """Multiply-accumulates a second of a square float32 matrix product, the machine's practical peak."""
+    a = torch.randn(size, size)
+    begun = time.perf_counter()
+    a @ a
+    return size**3 / (time.perf_counter() - begun)
+
+
+def peak_mib() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

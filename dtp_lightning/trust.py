@@ -1,0 +1,101 @@
+"""What a file from elsewhere may do: give tensors and plain values, and name what this package ships.
+
+A command line is the user's own and may name any class. A checkpoint may be a stranger's, and so may the
+configuration in it: nothing in it is unpickled but tensors and plain values, and of the classes that it names only
+those are built that are defined in :data:`SHIPPED`, or in a package that the user trusts by name.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dtp_lightning.errors import DataError
+
+SHIPPED = (
+    "dtp_lightning.augment",
+    "dtp_lightning.data",
+    "dtp_lightning.losses",
+    "dtp_lightning.models",
+    "lightly.loss",
+)
+"""Packages of what an evaluation builds from a checkpoint's configuration."""
+TRUST = "DTP_LIGHTNING_TRUST"  # environment variable: the user's own packages, separated by commas
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU. Nothing in it is executed.
+
+    Raises:
+        DataError: the file asks to run code, is damaged, or is no checkpoint.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        if asked := re.search(r"GLOBAL (\w[\w.]*)", str(error)):
+            raise DataError(
+                f"{path} is refused, nothing of it was run: it asks for {asked[1]}, and a checkpoint of train.py "
+                "holds tensors and plain values alone"
+            ) from error
+        raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error
+    if not isinstance(stored, dict):
+        raise DataError(f"{path} is not a checkpoint of train.py: it holds a {type(stored).__name__}")
+    return stored
+
+
+def trusted(node: Any, path: Path) -> Any:
+    """A node of the configuration in a checkpoint, unchanged, if all that it names may be built.
+
+    Args:
+        node: of a stored configuration, with the nodes inside it.
+        path: the checkpoint, for the message.
+
+    Raises:
+        DataError: it names something that is not shipped, or refers to this machine (``${oc.env:...}``).
+    """
+    own = tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
+    for key, value in _leaves(node):
+        if key == "_target_" and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
+            raise DataError(
+                f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: name its package in "
+                f"the environment variable {TRUST} if it is your own"
+            )
+        if isinstance(value, str) and "${" in value:
+            raise DataError(f"{path} is refused: its configuration refers to this machine by {value}")
+    return node
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_":
+                yield name, value  # whatever it is
+            else:
+                yield from _leaves(value, str(name))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield key, node
+
+
+def _inside(target: str, packages: tuple[str, ...]) -> bool:
+    """Whether a target lies in one of the packages, and was defined in one: not merely imported by its modules."""
+    from dtp_lightning.config import target_of
+    from dtp_lightning.errors import ConfigError
+
+    def within(name: str) -> bool:
+        return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+    if not within(target):
+        return False
+    try:
+        return within(str(getattr(target_of(target), "__module__", "")))
+    except ConfigError as error:
+        raise DataError(f"the checkpoint names {target}, which cannot be imported: {error}") from error

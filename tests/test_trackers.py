@@ -1,0 +1,271 @@
+"""What trackers show of one run, and the views made of it: W&B, TensorBoard, the dashboard, the board."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from dtp_lightning.errors import UserError
+from dtp_lightning.report.__main__ import read_runs
+from dtp_lightning.report.board import collect
+from dtp_lightning.report.dashboard import SECTIONS, panels_of, tracked, workspace
+from dtp_lightning.report.summary import figures_in, scalars_of
+from dtp_lightning.tracking import STEP
+
+BOTH = (
+    "logger=wandb",
+    "logger.wandb.mode=offline",
+    "logger.wandb.group=together",
+    "+logger.tensorboard._target_=dtp_lightning.tracking.tensorboard_logger",
+)
+EVERYTHING = (
+    "callbacks=[online_knn,online_distances,alignment]",
+    "callbacks.alignment.every_n_steps=2",
+    "callbacks.alignment.images=20",
+    "evaluation=[few_labels,knn,distances]",
+    "evaluation.few_labels.per_class=[1]",
+    "model.channels=[4,4,4,4]",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=2",
+)
+needs_workspaces = pytest.mark.skipif(
+    importlib.util.find_spec("wandb_workspaces") is None, reason="pip install 'dtp-lightning[dashboard]' to run this"
+)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
+Points = dict[str, list[tuple[int, float]]]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two learners, all diagnostics, both trackers at once: what differs between these is theirs, not the run's."""
+    folder = tmp_path_factory.mktemp("trackers")
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "learner=dtp,bp", *BOTH, *EVERYTHING]
+    named = "hydra.sweep.subdir=${learner._target_}"
+    done = subprocess.run(
+        [*command, "hydra.sweep.dir=sweep", named], cwd=folder, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "sweep"
+
+
+@pytest.fixture(scope="module")
+def run(sweep: Path) -> Path:
+    (folder,) = sweep.glob("*TargetPropagation")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
+    """Scalar -> (batches, value), and figure -> batches, as W&B's own reader finds them in the offline run."""
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = [record["history"]["item"] for record in map(json.loads, done.stdout.splitlines()) if "history" in record]
+    scalars: Points = {}
+    figures = {}
+    for row in rows:
+        for name, value in row.items():
+            if name.endswith("._type") and value == "images/separated":
+                figures[name.removesuffix("._type")] = row[STEP]
+            elif (
+                isinstance(value, float | int) and not name.startswith(("_", "plots/")) and name not in (STEP, "epoch")
+            ):
+                scalars.setdefault(name, []).append((row[STEP], value))
+    return scalars, figures
+
+
+def test_every_figure_is_in_wandb_with_its_step(run: Path, in_wandb: tuple[Points, dict[str, int]]) -> None:
+    _, figures = in_wandb
+    assert set(figures) == {f"plots/{path.stem}" for path in (run / "plots").iterdir()}
+    assert {"plots/views", "plots/confusion_knn", "plots/distances", "plots/diagnostics"} <= set(figures)
+    assert set(figures.values()) == {8}, "the batches of the run"
+
+
+def test_tensorboard_shows_the_same(run: Path, in_wandb: tuple[Points, dict[str, int]]) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    scalars, figures = in_wandb
+    names = set(events.Tags()["scalars"]) - {"epoch"}
+    assert names == set(scalars)
+    for name in names:
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [
+            (step, pytest.approx(value, rel=1e-6)) for step, value in scalars[name]
+        ], name
+    assert {name: events.Images(name)[0].step for name in events.Tags()["images"]} == figures
+
+
+@needs_workspaces
+def test_every_panel_names_what_the_runs_logged(sweep: Path, in_wandb: tuple[Points, dict[str, int]]) -> None:
+    runs = tracked(read_runs([sweep]))
+    spec = workspace(runs, "someone", "some-project", "a name")._to_model().model_dump(by_alias=True)
+    assert (spec["entity"], spec["project"], spec["displayName"]) == ("someone", "some-project", "a name")
+    section = spec["spec"]["section"]
+    sections = {s["name"]: s["panels"] for s in section["panelBankConfig"]["sections"]}
+    assert list(sections) == ["training", "probes", "alignment", "distances", "cost"]
+    shown: dict[str, list[str]] = {}
+    for name, panels in sections.items():
+        configs = [panel["config"] for panel in panels]
+        shown[name] = [key for config in configs for key in config.get("metrics") or config["mediaKeys"]]
+        assert all(config["xAxis"] == STEP for config in configs if "xAxis" in config and "yLogScale" in config)
+    every = [key for keys in shown.values() for key in keys]
+    scalars, figures = in_wandb
+    assert set(every) <= set(scalars) | set(figures)
+    curves = {key for key in scalars if key.startswith(("train/", "val/", "diagnostics/"))}
+    assert curves | set(figures) <= set(every), "nothing that is logged over time is left out"
+    assert {"train/loss", "val/loss"} <= set(shown["training"])
+    assert {"knn/test_acc", "random_encoder/few_labels/1/test_acc", "val/knn_acc"} <= set(shown["probes"])
+    assert "diagnostics/angle/stage1/weight" in shown["alignment"]
+    assert "cost/macs_per_image" in shown["cost"]
+
+
+@needs_workspaces
+def test_runs_are_grouped_by_learner(sweep: Path) -> None:
+    runs = tracked(read_runs([sweep]))
+    section = workspace(runs, "someone", "some-project", "a name")._to_model().spec.section
+    (runset,) = section.run_sets
+    assert [(key.section, key.name) for key in runset.grouping] == [("run", "jobType")]
+    assert runset.filters["filters"][0]["value"] == ["together"], "these runs, and not all of the project's"
+    assert len(set(section.custom_run_colors.values())) == 2, "a colour for each learner"
+    several = [*runs, {**runs[0], "loss": "simclr"}]
+    (runset,) = workspace(several, "someone", "some-project", "a name")._to_model().spec.section.run_sets
+    assert [key.name for key in runset.grouping] == ["jobType", "displayName"], "objectives are not averaged"
+
+
+def test_what_shares_a_panel() -> None:
+    assert panels_of(["train/loss", "val/loss", "train/local_loss/stage1", "train/local_loss/stage12"]) == {
+        "loss": ["train/loss", "val/loss"],
+        "local_loss/*": ["train/local_loss/stage1", "train/local_loss/stage12"],
+    }
+    assert list(panels_of(["linear/test_acc", "random_encoder/linear/test_acc"])) == ["linear/test_acc"]
+    assert sum(bool(re.fullmatch(pattern, "val/distances/l1/auc")) for pattern in SECTIONS.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "error: where are the runs in W&B? make dashboard ENTITY=... PROJECT=..."),
+        (("--entity", "someone"), "error: where are the runs in W&B? make dashboard ENTITY=... PROJECT=..."),
+        (("--entity", "someone", "--project", "p"), "error: no run here was logged to W&B: run with logger=wandb"),
+    ],
+)
+def test_a_wrong_call_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(tmp_path), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.strip()) == (1, said)
+
+
+@needs_workspaces
+def test_nobody_logged_in_is_one_line(sweep: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
+    alone = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.strip()) == (1, "error: nobody is logged in to W&B: wandb login")
+
+
+class FakeWandb(ThreadingHTTPServer):
+    """As much of W&B's server as saving a workspace takes; keeps what was saved, or refuses it."""
+
+    saved: dict | None = None
+    refuses = False
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: FakeWandb
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        viewer = {"id": "VXNlcjox", "entity": "a", "username": "a", "email": "a", "flags": "{}", "teams": {"edges": []}}
+        answer: dict = {"data": {"viewer": viewer, "serverInfo": {"features": []}}}
+        if b"upsertView" in body:
+            self.server.saved = json.loads(body)["variables"]
+            answer["data"]["upsertView"] = {"view": {"id": "Vmlldzox", "name": "nw-abc-v"}, "inserted": True}
+            if self.server.refuses:
+                answer = {"data": None, "errors": [{"message": "permission denied"}]}
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[FakeWandb]:
+    with FakeWandb(("127.0.0.1", 0), Answers) as fake:
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        yield fake
+        fake.shutdown()
+
+
+@needs_workspaces
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_workspace_is_saved(refuses: bool, server: FakeWandb, sweep: Path, tmp_path: Path) -> None:
+    server.refuses = refuses
+    command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
+    account = {
+        "HOME": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "WANDB_API_KEY": "a" * 40,
+        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+    }
+    done = subprocess.run(command, env=account, capture_output=True, text=True, timeout=240)
+    assert server.saved is not None, done.stderr
+    assert (server.saved["entityName"], server.saved["projectName"], server.saved["displayName"]) == ("a", "p", "sweep")
+    sections = json.loads(server.saved["spec"])["section"]["panelBankConfig"]["sections"]
+    assert [section["name"] for section in sections] == list(SECTIONS)
+    if refuses:
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: W&B did not take the dashboard: ") and "permission denied" in last
+    else:
+        assert (done.returncode, done.stdout) == (0, f"dashboard {account['WANDB_BASE_URL']}/a/p?nw=abc\n"), done.stderr
+
+
+def test_without_the_extra_it_is_one_line(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(UserError, match=r"pip install '\.\[dashboard\]'"):
+        workspace(tracked(read_runs([sweep])), "a", "p", "n")
+
+
+def test_the_board_gathers_the_runs_of_a_sweep(sweep: Path) -> None:
+    gathered = collect([sweep])
+    assert gathered == sweep / "wandb"
+    (gathered / "offline-run-gone").symlink_to("nowhere")
+    assert collect([sweep]) == gathered, "again, with a run deleted"
+    runs = sorted(path.resolve().parent.parent.name for path in gathered.glob("*run-*"))
+    assert runs == sorted(path.name for path in sweep.glob("dtp_lightning*"))
+    assert collect([sweep.parent / "nothing"]) is None
+
+
+def test_the_board_without_a_terminal_says_what_to_call(sweep: Path, tmp_path: Path) -> None:
+    page = tmp_path / "a page.html"
+    page.write_text("")
+    command = [sys.executable, "-m", "dtp_lightning.report.board", str(sweep), "--page", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"page     {page.as_uri()}", f"terminal {sys.executable} -m wandb leet {sweep / 'wandb'}"
+    ]  # fmt: skip
+
+
+def test_what_a_run_hands_to_trackers_at_its_end(run: Path) -> None:
+    (summary,) = read_runs([run])
+    assert {"knn/test_acc", "fit/seconds"} <= set(scalars_of(summary)) and "seed" not in scalars_of(summary)
+    assert all(path.exists() for path in figures_in(run).values())
