@@ -8,10 +8,10 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report board dashboard test errors audit lint format clean
+.PHONY: help train sweep report board dashboard test test-faults errors audit lint format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/python train.py loss=hinge learner=dtp $(ARGS)
@@ -28,8 +28,11 @@ board: report ## the same page, and W&B's viewer in this terminal; no account ne
 dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
 	@$(BIN)/python -m dtp_lightning.report.dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
 
-test: $(VENV)/.installed-test ## the whole test suite: make test ARGS="-k golden"
+test: $(VENV)/.installed-test ## the test suite, without what takes many minutes: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
+	$(BIN)/python -m pytest -m faults -s $(ARGS)
 
 errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what they are answered
 	$(BIN)/python tests/wrong_inputs.py > docs/errors.md.partial && mv docs/errors.md.partial docs/errors.md

@@ -111,9 +111,8 @@ def slope(samples: Sequence[Sample], quantity: str) -> float:
 def plot(samples: Sequence[Sample], path: Path) -> None:
     """A panel for each quantity."""
     figure = Figure(figsize=(4.2 * len(QUANTITIES), 3.2))
-    for axis, (quantity, title), colour in zip(
-        figure.subplots(1, len(QUANTITIES)), QUANTITIES.items(), COLOURS, strict=False
-    ):
+    axes = figure.subplots(1, len(QUANTITIES))
+    for axis, (quantity, title), colour in zip(axes, QUANTITIES.items(), COLOURS, strict=False):
         values = [getattr(s, quantity) / (2**10 if quantity == "memory" else 1) for s in samples]
         axis.plot([s.epoch for s in samples], values, color=colour)
         axis.set(title=title, xlabel="epoch", ylim=(0, 1.25 * max(values)))
@@ -130,9 +129,8 @@ def main() -> None:
         samples = run(arguments.epochs, Path(folder), overrides)
     for quantity, unit in (("memory", "KiB"), ("files", "files"), ("disk", "KiB")):
         first, last = getattr(samples[len(samples) // 10], quantity), getattr(samples[-1], quantity)
-        print(
-            f"{quantity:<7} {first:.0f} -> {last:.0f} {unit}, {slope(samples, quantity):+.1f} {unit} a hundred epochs"
-        )
+        growth = slope(samples, quantity)
+        print(f"{quantity:<7} {first:.0f} -> {last:.0f} {unit}, {growth:+.1f} {unit} a hundred epochs")
     plot(samples, arguments.plot)
     print(arguments.plot)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import logging
 import random
 import warnings
@@ -28,7 +27,7 @@ from dtp_lightning.compatibility import check_comparisons, check_start, usable
 from dtp_lightning.config import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import fits_memory
-from dtp_lightning.errors import ConfigError, DivergedError, RunError
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.judge import judge
 from dtp_lightning.metrics_csv import MetricsCSV
@@ -37,11 +36,9 @@ from dtp_lightning.module import PretrainModule
 from dtp_lightning.processes import is_first, may_be_several
 from dtp_lightning.report import plots, summary
 from dtp_lightning.report.diagnostics_plot import plot_diagnostics
-from dtp_lightning.run_folder import claimed, clear_error, followed, record_error
+from dtp_lightning.run_folder import claimed, failures_recorded, followed, record_error
 
 log = logging.getLogger(__name__)
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -71,22 +68,8 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
             print(f"finished already: {folder}", flush=True)
             return claim.finished
         several = may_be_several(values["trainer"])
-        if several:
-            clear_error(folder)  # the first process that fails writes the next one
-        try:
-            found = _run(values, names, folder, claim.checkpoint)
-        except OSError as error:
-            record_error(folder, error)
-            if error.errno in DISK_FULL:
-                raise RunError(_disk_full(folder, error)) from error
-            raise
-        except BaseException as error:
-            record_error(folder, error, keep_first=several)
-            if isinstance(error, DivergedError):
-                summary.write_failed({**names, "seed": values["seed"]}, error, folder / "summary.json")
-            raise
-        clear_error(folder)
-    return found
+        with failures_recorded(folder, {**names, "seed": values["seed"]}, several=several):
+            return _run(values, names, folder, claim.checkpoint)
 
 
 def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -101,11 +84,6 @@ def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -
             record_error(folder, error, keep_first=True)
             raise
     return {}
-
-
-def _disk_full(folder: Path, error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the disk is full{where}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
 
 
 def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, checkpoint: Path | None) -> dict[str, Any]:

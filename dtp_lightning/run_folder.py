@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,12 +15,13 @@ from omegaconf import OmegaConf
 
 from dtp_lightning.checkpoint_io import newest
 from dtp_lightning.config import flat_keys
-from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.report.summary import failed
+from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
+from dtp_lightning.report.summary import failed, write_failed
 
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MAY_DIFFER = (
     *("resume", "workers", "loading"),
     *(
@@ -150,6 +152,35 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
     found = json.loads(path.read_text()) if path.exists() else None
     return found if found and not failed(found) else None
+
+
+@contextlib.contextmanager
+def failures_recorded(folder: Path, known: Mapping[str, Any], *, several: bool) -> Iterator[None]:
+    """Within: a failure leaves its reason in the folder; one that is over is forgotten.
+
+    Args:
+        folder: of the run.
+        known: what a summary says of a run that diverged, beside that.
+        several: other processes train with this one, and may have failed first.
+
+    Raises:
+        RunError: in place of the system's error, where the disk is full.
+    """
+    if several:
+        clear_error(folder)  # the first process that fails writes the next one
+    try:
+        yield
+    except BaseException as error:
+        record_error(folder, error, keep_first=several)
+        if isinstance(error, DivergedError) and _summary(folder) is None:  # figures of fewer epochs stay
+            write_failed(known, error, folder / "summary.json")
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            where = f" ({error.filename})" if error.filename else ""
+            raise RunError(
+                f"the disk is full{where}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
+            ) from error
+        raise
+    clear_error(folder)
 
 
 def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:

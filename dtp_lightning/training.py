@@ -57,6 +57,8 @@ def fit(
         LastCheckpoint(folder, own["save_every_n_steps"]),
     ]
     trainer = _trainer(values["trainer"], folder, loggers, [*always, *callbacks.values()])
+    if trainer.world_size > 1 and own["save_every_n_steps"]:
+        raise ConfigError("trainer.save_every_n_steps: several devices save at epoch ends only; remove it")
     batches = ImageDataModule(
         data, values["batch_size"], values["seed"],
         supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,

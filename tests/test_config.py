@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CONF, ROOT, TINY, composed, options
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config import OWN, build, checked
 from dtp_lightning.errors import ConfigError
 
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
@@ -25,7 +25,8 @@ def test_every_yaml_composes_and_passes_the_check(group: str, option: str) -> No
 
 @pytest.mark.parametrize("option", options("trainer"))
 def test_trainers_instantiate(option: str) -> None:
-    build({**checked(composed(f"trainer={option}")[0])["trainer"], "logger": False})
+    node = checked(composed(f"trainer={option}")[0])["trainer"]
+    build({**{key: value for key, value in node.items() if key not in OWN["trainer"]}, "logger": False})
 
 
 @pytest.mark.parametrize("option", options("loss"))

@@ -189,3 +189,15 @@ def test_large_is_not_infinite() -> None:
     assert finite(learner.parameters()), "nor is its square looked at"
     poison(list(learner.parameters()), -math.inf)
     assert not finite(learner.parameters())
+
+
+def test_figures_of_fewer_epochs_stay(
+    run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A finished run that diverges when it is prolonged."""
+    short = run_pipeline(*COMMAND, "resume=true", "trainer.max_epochs=2")
+    during(monkeypatch, 2, 1, loss)
+    with pytest.raises(DivergedError):
+        run_pipeline(*COMMAND, "resume=true")
+    assert json.loads((tmp_path / "summary.json").read_text()) == short
+    assert (tmp_path / "error.txt").read_text().startswith("DivergedError: not finite at step 7")

@@ -14,9 +14,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 def test_two_thousand_epochs(tmp_path: Path) -> None:
     samples = long_run.run(2000, tmp_path)
     slopes = {quantity: long_run.slope(samples, quantity) for quantity in long_run.QUANTITIES}
-    print(
-        "\na hundred epochs: memory {memory:+.1f} KiB, open files {files:+.2f}, disk {disk:+.1f} KiB".format(**slopes)
-    )
+    said = "memory {memory:+.1f} KiB, open files {files:+.2f}, disk {disk:+.1f} KiB a hundred epochs"
+    print(f"\n{said.format(**slopes)}")
     assert len(samples) == 200
     assert slopes["memory"] < 100, "KiB a hundred epochs"
     (files, often), *_ = Counter(s.files for s in samples).most_common(1)

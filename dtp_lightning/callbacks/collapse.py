@@ -28,7 +28,14 @@ class Collapse(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Look at the first view's embeddings, (B, D)."""
-        if batch_idx or self._warned or outputs is None or min(outputs.shape) < 3 or not outputs.isfinite().all():
+        if (
+            batch_idx
+            or self._warned
+            or not trainer.is_global_zero
+            or outputs is None
+            or min(outputs.shape) < 3
+            or not outputs.isfinite().all()
+        ):
             return
         rank = effective_rank(outputs)
         if rank < COLLAPSED or math.isnan(rank):

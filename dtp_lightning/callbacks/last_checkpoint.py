@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from dtp_lightning.checkpoint_io import LAST
@@ -15,8 +16,9 @@ from dtp_lightning.signals import Deferred, Interrupted
 class LastCheckpoint(Checkpoint):
     """Saves after every epoch; on SIGTERM, SIGUSR1 or Ctrl-C after the running batch, and then leaves.
 
-    A signal during an epoch's validation waits for its end. Lightning calls callbacks of this class last, so what is
-    saved is what the others have made.
+    A signal during an epoch's validation waits for its end. Where several processes train together, a signal to any of
+    them waits for the epoch's end, which they reach together. Lightning calls callbacks of this class last, so what
+    is saved is what the others have made.
 
     Args:
         folder: the run's.
@@ -38,12 +40,20 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Within an epoch: after n batches, or now if we have to go. An epoch's last batch is saved at its end."""
         due = self.every_n_steps is not None and (batch_idx + 1) % self.every_n_steps == 0
-        if (due or self.signals.received) and not trainer.is_last_batch:
+        if (due or self.signals.received) and not trainer.is_last_batch and trainer.world_size == 1:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After validation."""
+        if trainer.world_size > 1:
+            self._agree(trainer)
         self._save(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """Leave together, whichever process the signal came to."""
+        mine = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
+        if highest := int(trainer.strategy.reduce(mine, reduce_op="max")):
+            self.signals.received = highest
 
     def _save(self, trainer: pl.Trainer) -> None:
         leaving = self.signals.received is not None

@@ -120,7 +120,8 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     embeddings = learner.model.head(traces[-1].h)
     if not finite([embeddings]):
         return "the embeddings"
-    if not finite([learner.objective(embeddings, len(views), labels)]):
+    alone = module.trainer.world_size == 1  # elsewhere the loss needs the embeddings of all, who may not be here
+    if alone and not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
     grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
     if found := [name for name, gradients in grads if not finite(gradients)]:
@@ -150,5 +151,7 @@ def _gradients(optimizer: Optimizer) -> Iterable[Tensor]:
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all entries are; by the largest one, which NaN is too (a sum of squares could overflow)."""
-    return math.isfinite(get_total_norm([t.detach() for t in tensors], norm_type=math.inf).item())
+    """Whether all entries are."""
+    listed = [t.detach() for t in tensors]
+    # the sum of squares is an order of magnitude faster than the largest entry, but large numbers overflow it
+    return any(math.isfinite(get_total_norm(listed, norm_type=p).item()) for p in (2.0, math.inf))
