@@ -176,9 +176,8 @@ def failures_recorded(folder: Path, known: Mapping[str, Any], *, several: bool) 
             write_failed(known, error, folder / "summary.json")
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             where = f" ({error.filename})" if error.filename else ""
-            raise RunError(
-                f"the disk is full{where}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
-            ) from error
+            advice = f"make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
+            raise RunError(f"the disk is full{where}: {advice}") from error
         raise
     clear_error(folder)
 
