@@ -28,6 +28,10 @@ board: report ## the same page, and W&B's viewer in this terminal; no account ne
 dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
 	@$(BIN)/python -m dtp_lightning.report.dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
 
+# small networks: more threads than one wait for each other longer than they compute, where other programs run
+test test-faults: export OMP_NUM_THREADS = 1
+test test-faults: export OMP_WAIT_POLICY = PASSIVE
+
 test: $(VENV)/.installed-test ## the test suite, without what takes many minutes: make test ARGS="-k golden"
 	$(BIN)/python -m pytest $(ARGS)
 
