@@ -8,7 +8,7 @@ RUNS   ?= multirun/$(SWEEP)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report board dashboard test test-faults errors audit lint format clean
+.PHONY: help train sweep report board dashboard test bench test-faults errors audit lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what t
 audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
 	$(BIN)/python -m pip_audit --skip-editable
+
+bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
+	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)
 
 lint: $(VENV)/.installed-lint ## ruff and mypy
 	$(BIN)/ruff check .

@@ -82,7 +82,7 @@ def parts(one: Case, batch: torch.Tensor, repeats: int) -> dict[str, float]:
     from dtp_lightning.learners.base import StageTrace
 
     pull = StageTrace.pull
-    StageTrace.pull = timed(pull, "weight gradients")  # type: ignore[method-assign]
+    StageTrace.pull = timed(pull, "gradients")  # type: ignore[method-assign]
     wrapped = [(rule, "trace", "forward"), (rule, "teach_head", "loss and head"), (rule, "below", "targets")]
     if feedback := getattr(rule, "feedback", None):
         wrapped.append((feedback, "train", "feedback"))
@@ -173,13 +173,13 @@ def draw(rows: Sequence[dict[str, Any]], split: dict[str, dict[str, float]], pat
     for k, row in enumerate(rows):
         left.annotate(f" {row['ratio']:.2f}", (row["milliseconds"], k), va="center", fontsize=8)
     left.set(xlabel="ms a step (number: ratio to bp)", xlim=(0, 1.12 * max(row["milliseconds"] for row in rows)))
-    names = list(dict.fromkeys(name for found in split.values() for name in found))
+    names = [*dict.fromkeys(n for found in split.values() for n in found if n != "other"), "other"]
     for k, (label, found) in enumerate(split.items()):
         start = 0.0
         for name in names:
             width = 1e3 * found.get(name, 0)
             colour = "0.75" if name == "other" else COLOURS[names.index(name) % len(COLOURS)]
-            right.barh(label, width, left=start, color=colour, height=0.5, label=name if k == 0 else None)
+            right.barh(label, width, left=start, color=colour, height=0.4, label=name)
             start += width
     right.set_xlabel("ms, parts of a step")
     handles = {text: handle for handle, text in zip(*right.get_legend_handles_labels(), strict=True)}

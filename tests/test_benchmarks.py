@@ -1,0 +1,23 @@
+"""The benchmarks run, and say what they measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+
+def test_steps(tmp_path: Path) -> None:
+    only = ("--only", "bp", "dtp", "dtp linearised, bf16", "plain PyTorch loop")
+    command = [sys.executable, "benchmarks/steps.py", "--batch", "3", "--images", "3", "16", "16", "--repeats", "2", *only]
+    files = ("--save", str(tmp_path / "steps.json"), "--figure", str(tmp_path / "steps.png"))
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "steps.json").read_text())
+    macs = {row["case"]: row["macs_ratio"] for row in found["steps"]}
+    assert macs["bp"] == macs["plain PyTorch loop"] == 1 < macs["dtp"]
+    assert {"views", "forward", "gradients", "targets", "feedback"} <= set(found["parts"]["dtp"])
+    assert (tmp_path / "steps.png").stat().st_size > 1000
