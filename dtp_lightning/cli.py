@@ -95,7 +95,8 @@ def _leave(stopped: signals.Interrupted) -> NoReturn:
     """What was stopped by a signal says how to go on."""
     _close_sweep()
     advice = f"; to go on: {stopped.command}" if stopped.command else ""
-    print(f"{stopped}{advice}", file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several devices' processes, one speaks
+        print(f"{stopped}{advice}", file=sys.stderr, flush=True)
     sys.exit(stopped.exit_code)
 
 
