@@ -174,7 +174,7 @@ def draw(rows: Sequence[dict[str, Any]], split: dict[str, dict[str, float]], pat
         left.annotate(f" {row['ratio']:.2f}", (row["milliseconds"], k), va="center", fontsize=8)
     left.set(xlabel="ms a step (number: ratio to bp)", xlim=(0, 1.12 * max(row["milliseconds"] for row in rows)))
     names = [*dict.fromkeys(n for found in split.values() for n in found if n != "other"), "other"]
-    for k, (label, found) in enumerate(split.items()):
+    for label, found in split.items():
         start = 0.0
         for name in names:
             width = 1e3 * found.get(name, 0)

@@ -175,9 +175,10 @@ def failures_recorded(folder: Path, known: Mapping[str, Any], *, several: bool) 
         if isinstance(error, DivergedError) and _summary(folder) is None:  # figures of fewer epochs stay
             write_failed(known, error, folder / "summary.json")
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            where = f" ({error.filename})" if error.filename else ""
-            advice = f"make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
-            raise RunError(f"the disk is full{where}: {advice}") from error
+            full = f"the disk is full ({error.filename})" if error.filename else "the disk is full"
+            raise RunError(
+                f"{full}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
+            ) from error
         raise
     clear_error(folder)
 

@@ -12,7 +12,8 @@ from conftest import ROOT
 
 def test_steps(tmp_path: Path) -> None:
     only = ("--only", "bp", "dtp", "dtp linearised, bf16", "plain PyTorch loop")
-    command = [sys.executable, "benchmarks/steps.py", "--batch", "3", "--images", "3", "16", "16", "--repeats", "2", *only]
+    size = ("--batch", "3", "--images", "3", "16", "16", "--repeats", "2")
+    command = [sys.executable, "benchmarks/steps.py", *size, *only]
     files = ("--save", str(tmp_path / "steps.json"), "--figure", str(tmp_path / "steps.png"))
     done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
