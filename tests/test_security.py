@@ -49,12 +49,13 @@ socket.getaddrinfo = lambda host, *rest, **named: (
 
 def test_every_load_in_the_repository_is_of_weights_only() -> None:
     for path in [*(ROOT / "dtp_lightning").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *ROOT.glob("*.py")]:
-        text = path.read_text()
+        # of a saving it means something else: that the optimisers' state is saved too
+        text = re.sub(r"\.save_checkpoint\(.*\)", "", path.read_text())
         loads = re.findall(r"torch\.load\([^)]*\)", text)
         assert all("weights_only=True" in load for load in loads), path
-        assert not re.search(
-            r"load\w*\([^)]*weights_only=False|import pickle\n[\s\S]*pickle\.loads?\(|load_from_checkpoint", text
-        ), path
+        assert not re.search(r"weights_only=False|import pickle\n[\s\S]*pickle\.loads?\(|load_from_checkpoint", text), (
+            path
+        )
 
 
 @pytest.mark.parametrize("how", ["torch", "protocol 2", "protocol 5", "a whole module"])
