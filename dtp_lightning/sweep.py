@@ -69,6 +69,8 @@ class SweepProgress(Callback):
         for job, reason in failed.items():
             print(f"FAILED {job}: {reason}", flush=True)
         count = f"{len(runs)} of {self.total} jobs finished"
+        if len(runs) > self.total:  # sweeps of other command lines share the folder
+            count = f"{len(runs)} finished runs in this folder, also of other sweeps"
         advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
         print(f"\n{count}{advice}: python -m dtp_lightning.report {folder}", flush=True)
 
