@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import signal
@@ -71,8 +70,8 @@ def test_ctrl_c_before_anything_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_ctrl_c_stops_a_sweep(launcher: str, tmp_path: Path) -> None:
-    if launcher == "joblib" and not importlib.util.find_spec("joblib"):
-        pytest.skip("pip install 'dtp-lightning[joblib]' to run this")
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install 'dtp-lightning[joblib]'")
     words = ("learner=bp", "seed=0,1,2", "trainer.max_epochs=500", "hydra.sweep.dir=sweep")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2") if launcher == "joblib" else ()
     process = start([*train(*words, *parallel), "-m"], tmp_path)
