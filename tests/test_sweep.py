@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, composed
 from hydra import compose, initialize_config_dir
+from runs import figures
 
 from dtp_lightning.config import checked
 from dtp_lightning.sweep import clock, failures, jobs_of
@@ -31,12 +31,8 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(folder, *overrides), cwd=folder.parent, capture_output=True, text=True, timeout=300)
 
 
-def figures(folder: Path) -> dict[str, dict]:
-    found = {}
-    for path in sorted(folder.rglob("summary.json")):
-        summary = json.loads(path.read_text())
-        found[path.parent.name] = {k: v for k, v in summary.items() if not k.startswith(("fit/", "cost/seconds"))}
-    return found
+def figures_of_jobs(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: figures(path.parent) for path in sorted(folder.rglob("summary.json"))}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -74,7 +70,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert run(killed, *jobs).returncode == 0
-    assert figures(killed) == figures(whole) and len(figures(whole)) == 2
+    assert figures_of_jobs(killed) == figures_of_jobs(whole) and len(figures_of_jobs(whole)) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,7 +85,8 @@ def test_two_processes_give_the_same(extra: str, more: list[str], tmp_path: Path
     assert run(tmp_path / "one", *jobs).returncode == 0
     done = run(tmp_path / "two", *jobs, f"hydra/launcher={extra}", *more)
     assert done.returncode == 0, done.stderr
-    assert figures(tmp_path / "one") == figures(tmp_path / "two") and len(figures(tmp_path / "two")) == 2
+    in_sequence, at_once = figures_of_jobs(tmp_path / "one"), figures_of_jobs(tmp_path / "two")
+    assert in_sequence == at_once and len(in_sequence) == 2
     assert "2 of 2 jobs finished" in done.stdout
 
 
