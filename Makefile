@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 SWEEP  ?= bp_vs_dtp
 RUNS   ?= multirun/$(SWEEP)
+JOBS   ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -32,8 +33,8 @@ dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: mak
 test test-faults: export OMP_NUM_THREADS = 1
 test test-faults: export OMP_WAIT_POLICY = PASSIVE
 
-test: $(VENV)/.installed-test ## the test suite, without what takes many minutes: make test ARGS="-k golden"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed-test ## the test suite, without what takes many minutes, on JOBS cores: make test ARGS="-k golden"
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
 	$(BIN)/python -m pytest -m faults -s $(ARGS)

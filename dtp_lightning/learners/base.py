@@ -57,18 +57,19 @@ class StageTrace:
         """g_i(u) for u of h_i's shape, (N, C_below, H, W)."""
         return self.stage.feedback(u, like=self.x, switches=self.switches)
 
-    def pull(self, delta: Tensor, *, to_input: bool = False) -> Tensor | None:
-        """Write the forward weights' gradient J_W^T delta, and free the graph.
+    def pull(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
+        """Write the forward weights' gradient scale * J_W^T delta, and free the graph.
 
         Args:
             delta: displacement at the output, of h_i's shape.
             to_input: also return J_x^T delta, of h_{i-1}'s shape (what backprop sends down).
+            scale: of the weights' gradient alone; weights are far fewer than activations.
         """
         parameters = self.stage.forward_parameters()
         wanted = [*parameters, self.x] if to_input else parameters
         gradients = torch.autograd.grad(self.y, wanted, delta)
         for parameter, gradient in zip(parameters, gradients, strict=False):
-            parameter.grad = gradient
+            parameter.grad = gradient if scale == 1 else gradient.mul_(scale)
         return gradients[-1] if to_input else None
 
 

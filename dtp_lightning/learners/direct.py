@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
-from dtp_lightning.learners.feedback import normal_like
+from dtp_lightning.learners.noise import normal_like
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage
 

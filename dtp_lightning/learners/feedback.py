@@ -14,18 +14,8 @@ from torch.optim import Optimizer
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
+from dtp_lightning.learners.noise import normal_like, tiled
 from dtp_lightning.models.stage import Run, Stage
-
-
-def normal_like(x: Tensor) -> Tensor:
-    """Standard normal noise in x's shape and memory layout.
-
-    Drawn into the flat memory: ``randn_like`` falls back to one number at a time for channels-last tensors,
-    which made noise a third of a DTP step.
-    """
-    noise = torch.empty_like(x)
-    noise.as_strided((noise.numel(),), (1,)).normal_()
-    return noise
 
 
 class MeanSquare(torch.autograd.Function):
@@ -44,12 +34,7 @@ class MeanSquare(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
-        return difference * (2 / difference.numel() * gradient), None
-
-
-def tiled(rows: Tensor, count: int) -> Tensor:
-    """(G, ...) -> (count, ...), row n is row n modulo G."""
-    return rows if len(rows) == count else torch.cat([rows] * -(-count // len(rows)))[:count]
+        return difference.mul_(2 / difference.numel() * gradient), None  # once only; autograd would notice
 
 
 class FeedbackTraining(ABC):
@@ -141,17 +126,20 @@ class FeedbackTraining(ABC):
 
     def noise(self, x: Tensor, i: int) -> Tensor:
         """Noise at the input x (N, ...) of stage i: (noise_patterns or N, ...), standard deviation sigma."""
-        return self.noise_like(x[: self.noise_patterns]).mul_(self.sigma(i))
+        noise = self.noise_like(x[: self.noise_patterns])
+        return noise if self.sigma(i) == 1 else noise.mul_(self.sigma(i))
 
     @torch.no_grad()
-    def disturb(self, trace: StageTrace, i: int) -> tuple[Tensor, Run]:
-        """Noise e at the input x of the stage i, of x's shape, and what f makes of x + e."""
+    def disturb(self, trace: StageTrace, i: int, *, noisy: bool = False) -> tuple[Tensor, Run]:
+        """Noise e at the input x of the stage i, of x's shape (``noisy``: x + e in its place), and f's run on x + e."""
         x = trace.x.detach()
         drawn = self.noise(x, i)
-        noise = tiled(drawn, len(x))
+        e = tiled(drawn, len(x))
         if trace.linear is not None and len(drawn) < len(x):
-            return noise, trace.stage.run_beside(trace.linear, drawn)
-        return noise, trace.stage.run(x + noise)
+            run = trace.stage.run_beside(trace.linear, drawn)
+            return (e.add_(x) if noisy else e), run
+        moved = e.add_(x) if noisy else x + e
+        return e, trace.stage.run(moved)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
@@ -210,8 +198,8 @@ class AutoencoderFeedback(FeedbackTraining):
         """R_i."""
         trace = traces[i - 1]
         clean = trace.x.detach()
-        noise, above = self.disturb(trace, i)
-        goal = noise.add_(clean) if self.goal == "noisy" else clean
+        noisy, above = self.disturb(trace, i, noisy=True)
+        goal = noisy if self.goal == "noisy" else clean
         loss: Tensor = MeanSquare.apply(trace.stage.feedback(above.y, clean, above.switches), goal)
         return loss
 
@@ -228,7 +216,7 @@ class DifferenceReconstruction(FeedbackTraining):
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
         below = traces[i - 1].x.detach()
-        noise, above = self.disturb(traces[i - 1], i)
+        noisy, above = self.disturb(traces[i - 1], i, noisy=True)
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
@@ -237,7 +225,7 @@ class DifferenceReconstruction(FeedbackTraining):
                 target = trace.x - trace.back(trace.h) + trace.back(target)
         trace = traces[i - 1]
         returned = below - trace.back(trace.h) + trace.back(target)
-        loss: Tensor = MeanSquare.apply(returned, noise.add_(below))
+        loss: Tensor = MeanSquare.apply(returned, noisy)
         return loss / self.sigma(i) ** 2
 
 

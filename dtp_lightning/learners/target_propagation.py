@@ -169,7 +169,7 @@ class TargetPropagation(Learner):
             trace = traces[i - 1]
             # dL_local/dh = scale * error, whichever reduction the local loss has
             scale = 1 / step if self.local_loss == "displacement" else 2 / (shares * error.numel())
-            trace.pull(error * scale)
+            trace.pull(error, scale=scale)
             if measure:
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
                 metrics[f"local_loss/{name}"] = error.square().sum() * (shares * scale / 2)
