@@ -8,7 +8,15 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from dtp_lightning.losses.l1 import L1Objective, pair_blocks, row_blocks, same_image, sums_of_signs
+from dtp_lightning.losses.l1 import (
+    L1Objective,
+    pair_blocks,
+    pairs_if_few,
+    row_blocks,
+    same_image,
+    sums_of_signs,
+    sums_over_pairs,
+)
 
 
 class ContrastiveHinge(L1Objective):
@@ -87,6 +95,7 @@ class ContrastiveHinge(L1Objective):
         """
         index = torch.arange(len(z), device=z.device)
         sums, counts = z.new_zeros(len(z)), z.new_zeros(len(z))
+        blocks = []
         for rows, columns in pair_blocks(len(z)):
             inside = torch.relu(self.neg_margin - torch.cdist(z[rows], z[columns], p=1))
             inside.masked_fill_(same_image(batch, index[rows], index[columns]), 0)
@@ -95,6 +104,7 @@ class ContrastiveHinge(L1Objective):
                 counts[part] += (inside > 0).sum(along)
                 if rows == columns:
                     break
+            blocks.append((rows, columns, pairs_if_few(inside) if error else None))
         if self.reduction == "active":
             share = 1 / (counts.clamp(min=1) * len(z))
         else:
@@ -105,14 +115,18 @@ class ContrastiveHinge(L1Objective):
         def weights(distances: Tensor) -> Tensor:
             """A pair counts once from each end."""
             active = (distances < self.neg_margin).masked_fill_(same_image(batch, index[rows], index[columns]), 0)
-            both = share[rows, None] + share[columns]
-            return active * (both / -2 if rows == columns else -both)  # a block on the diagonal holds every pair twice
+            return active * (share[rows, None] + share[columns]) * once
 
-        if error:
-            for rows, columns in pair_blocks(len(z)):
+        for rows, columns, few in blocks if error else []:
+            once = -0.5 if rows == columns else -1.0  # a block on the diagonal holds every pair twice
+            if few is None:
                 here, there = sums_of_signs(z[rows], z[columns], weights)
-                push[rows] += here
-                push[columns] += there
+            else:
+                i, j = few
+                both = share[rows].index_select(0, i) + share[columns].index_select(0, j)
+                here, there = sums_over_pairs(z[rows], z[columns], i, j, both * once)
+            push[rows] += here
+            push[columns] += there
         return (sums * share).sum(), push
 
     def _cross_negatives(self, z0: Tensor, z1: Tensor, error: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 BLOCK = 2**20  # distances held at once: 4 MiB in float32, which stays in the cache
 SIDE = 512  # of a square block of symmetric distances
+FEW = 8  # where one pair in so many is active, or fewer, active pairs are met one by one
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -35,6 +36,26 @@ def pair_blocks(n: int) -> Iterator[tuple[slice, slice]]:
                 yield slice(i, min(i + size, n)), slice(j, min(j + size, n))
 
 
+def pairs_if_few(gates: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Rows and columns of the gates (M, N) that are not zero, (P,) each, if they are few; else None.
+
+    None off the CPU, where counting them would wait for the device.
+    """
+    if gates.device.type != "cpu" or torch.count_nonzero(gates) * FEW > gates.numel():
+        return None
+    rows, columns = gates.nonzero(as_tuple=True)
+    return rows.int(), columns.int()
+
+
+def sums_over_pairs(
+    anchors: Tensor, others: Tensor, rows: Tensor, columns: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What :func:`sums_of_signs` returns, for pairs (rows, columns), (P,) each, with weights (P,)."""
+    signs = anchors.index_select(0, rows).sub_(others.index_select(0, columns)).sign_().mul_(weights[:, None])
+    at_others = torch.zeros_like(others).index_add_(0, columns, signs, alpha=-1)
+    return torch.zeros_like(anchors).index_add_(0, rows, signs), at_others
+
+
 def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """sum_j w_ij sign(a_i - b_j) for every anchor and sum_i w_ij sign(b_j - a_i) for every other, with sign(0) = 0.
 
@@ -49,7 +70,11 @@ def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], T
     with torch.enable_grad():  # the gradient of the l1 distance is the sign
         a, b = anchors.detach().requires_grad_(), others.detach().requires_grad_()
         distances = torch.cdist(a, b, p=1)
-        at_anchors, at_others = torch.autograd.grad(distances, [a, b], weights(distances.detach()))
+    gates = weights(distances.detach())
+    pairs = pairs_if_few(gates)
+    if pairs is not None:
+        return sums_over_pairs(anchors.detach(), others.detach(), *pairs, gates[pairs])
+    at_anchors, at_others = torch.autograd.grad(distances, [a, b], gates)
     return at_anchors, at_others
 
 
