@@ -22,3 +22,12 @@ def test_steps(tmp_path: Path) -> None:
     assert macs["bp"] == macs["plain PyTorch loop"] == 1 < macs["dtp"]
     assert {"views", "forward", "gradients", "targets", "feedback"} <= set(found["parts"]["dtp"])
     assert (tmp_path / "steps.png").stat().st_size > 1000
+
+
+def test_lightning() -> None:
+    size = ("--batch", "50", "--epochs", "1", "trainer.limit_train_batches=3", "model.channels=[4,6]")
+    command = [sys.executable, "benchmarks/lightning.py", *size]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *_, whole, bare, ratio = done.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert 0 < float(bare) < 1.5 * float(whole) and float(ratio) > 0.5
