@@ -43,6 +43,9 @@ CASES: dict[str, Callable[..., Case]] = {
     ),
     "ldrl": lambda name, images, words: case(name, "ldrl", images, words),
     "ldrl, steps=5": lambda name, images, words: case(name, "ldrl", images, [*words, "learner.feedback.steps=5"]),
+    "ldrl, steps=5, noise_patterns=50": lambda name, images, words: case(
+        name, "ldrl", images, [*words, "learner.feedback.steps=5", SHARED]
+    ),
     "gll": lambda name, images, words: case(name, "gll", images, words),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from dtp_lightning.learners import (
     LocalDifferenceReconstruction,
     TargetPropagation,
 )
+from dtp_lightning.learners.feedback import LocalDifference
 from dtp_lightning.learners.target_propagation import difference_error, linearised_error
 from dtp_lightning.losses import ContrastiveHinge
 from dtp_lightning.models import Network, Stage, conv_net
@@ -304,6 +305,16 @@ def test_linearised_targets_are_the_limit_of_differences(views: Tensor) -> None:
         torch.manual_seed(0)
     distances = [((a - b).norm() / b.norm()).item() for a, b in errors.values()]
     assert distances[1] < 1e-4 and distances[1] < 0.03 * distances[0]
+
+
+def test_local_difference_is_its_formula() -> None:
+    torch.manual_seed(0)
+    e = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    stacked = torch.randn(6, 3, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    rest, up, down = stacked.chunk(3)
+    expected = ((down - rest).square().sum() - 2 * (e * (up - rest)).sum()) / 2
+    torch.testing.assert_close(LocalDifference.apply(stacked, e), expected)
+    assert torch.autograd.gradcheck(lambda outputs: LocalDifference.apply(outputs, e), (stacked,))
 
 
 @pytest.mark.parametrize("name", LEARNERS)
