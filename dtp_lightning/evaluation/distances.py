@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,5 +97,7 @@ class Distances:
 
 def _auc(positive: Tensor, negative: Tensor) -> float:
     """Probability that a positive pair scores above a negative one; ties count half."""
+    from sklearn.metrics import roc_auc_score  # a third of a second, which a training need not wait for
+
     labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))])
     return float(roc_auc_score(labels.numpy(), torch.cat([positive, negative]).numpy()))

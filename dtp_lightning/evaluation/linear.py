@@ -6,17 +6,18 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from dtp_lightning.data.images import ImageData, stratified
 from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
     Each fit starts from the last one's weights. The weaker penalties take longest, so the search ends as soon as
     validation accuracy falls. Ties go to the stronger penalty. A fit that reaches ``max_iter`` is logged as a warning.
     """
+    from sklearn.exceptions import ConvergenceWarning  # a third of a second, which a training need not wait for
+    from sklearn.linear_model import LogisticRegression
+
     standardise = Standardiser.of(train.x)
     x, y = standardise(train.x).numpy(), train.y.numpy()
     x_val = standardise(val.x).numpy()
