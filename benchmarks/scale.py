@@ -67,7 +67,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axis.set_xticks(x, [str(value) for value in x])
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(alpha=0.25)
-            axis.set_ylim(bottom=0)
+    for row, values in zip(grid, ("seconds", "mib"), strict=True):
+        unit = 1e3 if values == "seconds" else 1
+        row[0].set_ylim(0, 1.08 * max(unit * found[values] / found["gmacs"] for found in rows))  # shared by the row
     grid[0, 0].set_ylabel("ms for 1e9 MACs")
     grid[1, 0].set_ylabel("MiB for 1e9 MACs")
     grid[0, 0].legend(frameon=False)
