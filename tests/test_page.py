@@ -17,7 +17,7 @@ from dtp_lightning.report.__main__ import read_runs
 from dtp_lightning.report.cells import cells_of, differing, labels_of, unexpected
 from dtp_lightning.report.page import write_page
 from dtp_lightning.report.page_figures import total_macs
-from dtp_lightning.report.page_tables import pairs
+from dtp_lightning.report.page_tables import pairs, spread
 from dtp_lightning.report.statistics import Paired
 from dtp_lightning.report.summary import write_summary
 from dtp_lightning.sweep import failures
@@ -126,6 +126,18 @@ def test_page_says_what_the_runs_say(sweep: Path) -> None:
         assert re.search(rf"<tr[^>]*>(<td[^>]*>[^<]*</td>)*<td>{row[0]}</td>(?:(?!</tr>).)*>{row[1]} <small>", text), (
             row
         )
+
+
+def test_worst_median_and_best(sweep: Path) -> None:
+    cells = cells_of(read_runs([sweep]))
+    table = spread(cells, ["knn"], "test")
+    for cell, row in zip(cells, table.rows, strict=True):
+        values = sorted(cell.values("knn/test_acc", 100).values())
+        assert [entry.text for entry in row[2:]] == ["knn", "3", *(f"{v:.1f}" for v in values)]
+    path, text = page_of(sweep)
+    assert "Worst, median and best seed" in text
+    (row, *_) = csv.DictReader(path.with_suffix(".csv").open())
+    assert float(row["knn/test_acc min"]) < float(row["knn/test_acc median"]) < float(row["knn/test_acc max"])
 
 
 def test_files_beside_the_page(sweep: Path) -> None:

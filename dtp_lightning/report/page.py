@@ -22,7 +22,7 @@ from dtp_lightning.report.cells import (
     unexpected,
 )
 from dtp_lightning.report.page_figures import Drawn, figures
-from dtp_lightning.report.page_tables import NONE, comparison, csv_table, paired, pairs, place_of
+from dtp_lightning.report.page_tables import NONE, Table, comparison, csv_table, paired, pairs, place_of, spread
 from dtp_lightning.report.summary import AXES
 
 SAID = 6  # sentences at the head of the page; the others follow their table
@@ -67,6 +67,7 @@ def write_page(
         '<input id="filter" type="search" placeholder="dtp hinge" autocomplete="off">'
         '<span id="shown" class="faint" role="status"></span></div>',
         table.html("Accuracy and cost of each cell"),
+        _spread(spread(cells, probes, split), split),
         _figures(drawn),
         _paired(differences.html("Differences of learners on the same seeds"), sentences),
         _failed(failed or {}),
@@ -156,6 +157,14 @@ def _between(a: Cell, b: Cell) -> list[str]:
     if len({"checkpoint" in config for config in configs.values()}) > 1:
         return []
     return [key for key in differing(configs)[0] if not key.startswith(watched)]
+
+
+def _spread(table: Table, split: str) -> str:
+    return (
+        "<details><summary>Worst, median and best seed</summary>"
+        f"<p>Accuracy on {split} in percent. The best of n seeds is not what a method does: it grows with n.</p>"
+        f"{table.html('Worst, median and best seed of each cell')}</details>"
+    )
 
 
 def _paired(table: str, sentences: Sequence[tuple[str, str, bool]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,21 @@ def accuracy(found: Interval | None, n: int) -> Entry:
     return Entry(f"{found.mean:.1f}", found.mean, note + (f" of {found.n}" if found.n < n else ""))
 
 
+def spread(cells: Sequence[Cell], probes: Sequence[str], split: str) -> Table:
+    """Worst, median and best seed of each cell and probe, in percent."""
+    numeric = ["n", "worst", "median", "best"]
+    table = Table("spread", ["learner", "where", "probe", *numeric], numeric=frozenset(numeric))
+    for cell in cells:
+        for probe in probes:
+            values = list(cell.values(f"{probe}/{split}_acc", 100).values())
+            if not values:
+                continue
+            shown = (Entry(f"{v:.1f}", v) for v in (min(values), statistics.median(values), max(values)))
+            head = [Entry(cell.names["learner"]), Entry(place_of(cell, among=cells)), Entry(probe)]
+            table.rows.append([*head, Entry(str(len(values)), len(values)), *shown])
+    return table
+
+
 def csv_table(cells: Sequence[Cell], runs: Sequence[Run], split: str) -> Table:
     """The comparison with every number in a column of its own, unrounded."""
     shown = comparison(cells, runs, split)
@@ -136,14 +152,16 @@ def csv_table(cells: Sequence[Cell], runs: Sequence[Run], split: str) -> Table:
     members += [(Cell({}, seeds, {}), RANDOM) for seeds in random_encoders(runs).values()]
     probes = probes_of(runs, split)
     first = [c for c in shown.columns if c in AXES or c in ("settings", "n")]
-    endings = ("mean", "low95", "high95", "n")
+    endings = ("mean", "low95", "high95", "n", "median", "min", "max")
     keys = [*(f"{probe}/{split}_acc" for probe in probes), "fit/seconds", "cost/macs_per_image"]
     table = Table("csv", [*first, *(f"{key} {ending}" for key in keys for ending in endings)])
     for row, (cell, prefix) in zip(shown.rows, members, strict=True):
         texts = row[: len(first)]
         for key in keys:
             found = None if prefix and not key.endswith("_acc") else cell.interval(prefix + key)
-            values = (found.mean, found.low, found.high, found.n) if found else ("",) * 4
+            each = list(cell.values(prefix + key).values())
+            between = (statistics.median(each), min(each), max(each)) if each else ()
+            values = (found.mean, found.low, found.high, found.n, *between) if found else ("",) * len(endings)
             texts = [*texts, *(Entry("", "" if v != v else v) for v in values)]
         table.rows.append(texts)
     return table
