@@ -58,14 +58,17 @@ class SweepProgress(Callback):
         print(f"[{count}] {word}: {name}; {clock(took)} so far{left}", flush=True)
 
     def finish(self) -> None:
-        """The table, and what is missing from it. (Hydra's ``on_multirun_end`` is left out when a job failed.)"""
-        from dtp_lightning.report.__main__ import read_runs, table
+        """Table, page, and what is missing from them. (Hydra's ``on_multirun_end`` is left out when a job failed.)"""
+        from dtp_lightning.report.__main__ import in_words, read_runs, table
+        from dtp_lightning.report.page import write_page
 
         folder = self.folder
-        runs = read_runs([folder])
+        runs, failed = read_runs([folder]), failures(folder)
         if runs:
-            print(f"\n{self.title or folder}\n\n{table(runs, 'test')}", flush=True)
-        failed = failures(folder)
+            title = self.title or str(folder)
+            print("\n".join(["", title, "", table(runs, "test"), "", *in_words(runs, "test")]), flush=True)
+            write_page(runs, folder / "report.html", title, failed=failed)
+            print(f"page {folder / 'report.html'}", flush=True)
         for job, reason in failed.items():
             print(f"FAILED {job}: {reason}", flush=True)
         count = f"{len(runs)} of {self.total} jobs finished"

@@ -53,6 +53,7 @@ def test_one_job_fails_and_the_others_stand(tmp_path: Path) -> None:
     assert "error: batch_size=9999 is larger" in done.stderr
     assert "[2 of 2] FAILED: batch_size=9999" in done.stdout and "1 of 2 jobs finished" in done.stdout
     assert "| mnist5k | cnn4 | hinge | bp | 1 |" in done.stdout, "the table of what there is"
+    assert "batch_size=9999" in (folder / "report.html").read_text(), "the page names what is missing"
     (reason,) = failures(folder).values()
     assert reason.startswith("ConfigError: batch_size=9999")
     again = run(folder, "learner=bp", "seed=0", "batch_size=100")

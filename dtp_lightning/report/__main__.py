@@ -88,6 +88,15 @@ def differences(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def in_words(runs: Sequence[Mapping[str, Any]], split: str) -> list[str]:
+    """What may be said about the differences of learners, by the main probe of each task."""
+    from dtp_lightning.report.cells import cells_of, probes_of
+    from dtp_lightning.report.page_tables import paired
+
+    _, sentences = paired(cells_of(runs), probes_of(runs, split), split)
+    return [f"{probe}, {sentence}" for probe, sentence, main in sentences if main]
+
+
 def main() -> None:
     """Print the table; keep the runs it came from."""
     parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
@@ -110,7 +119,7 @@ def main() -> None:
             sys.exit("error: these runs are not of one kind; give other folders, or --allow-differences")
     if arguments.save:
         save_runs(runs, arguments.save)
-    print(table(runs, arguments.split))
+    print("\n".join([table(runs, arguments.split), "", *in_words(runs, arguments.split)]))
     print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
     if arguments.html:
         from dtp_lightning.report.page import write_page  # matplotlib and Hydra take seconds; a table needs neither
