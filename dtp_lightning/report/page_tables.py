@@ -133,14 +133,16 @@ def accuracy(found: Interval | None, n: int) -> Entry:
 def spread(cells: Sequence[Cell], probes: Sequence[str], split: str) -> Table:
     """Worst, median and best seed of each cell and probe, in percent."""
     numeric = ["n", "worst", "median", "best"]
-    table = Table("spread", ["learner", "where", "probe", *numeric], numeric=frozenset(numeric))
+    several = len({cell.group for cell in cells}) > 1
+    table = Table("spread", ["learner", *["where"] * several, "probe", *numeric], numeric=frozenset(numeric))
     for cell in cells:
         for probe in probes:
             values = list(cell.values(f"{probe}/{split}_acc", 100).values())
             if not values:
                 continue
             shown = (Entry(f"{v:.1f}", v) for v in (min(values), statistics.median(values), max(values)))
-            head = [Entry(cell.names["learner"]), Entry(place_of(cell, among=cells)), Entry(probe)]
+            where = [Entry(place_of(cell, among=cells))] * several
+            head = [Entry(cell.names["learner"]), *where, Entry(probe)]
             table.rows.append([*head, Entry(str(len(values)), len(values)), *shown])
     return table
 
