@@ -36,26 +36,28 @@ def scale_saturation_shift_hue(images: Tensor, factor: Tensor, shift: Tensor) ->
     """
     value = images.amax(1)
     chroma = value - images.amin(1)
-    sextant = (_hue_in_sextants(images, value, chroma) + 6 * shift) % 6
+    sextant = _hue_in_sextants(images, value, chroma).add_(6 * shift).remainder_(6)
     # saturation = chroma / value is capped at 1
     chroma = torch.minimum(chroma * factor, value)
-    channels = []
-    for offset in (5, 3, 1):
-        k = (sextant + offset) % 6
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, 1)
+    changed = torch.empty_like(images)
+    for channel, (opposite, sign) in enumerate(((3, -1), (2, 1), (4, 1))):
+        missing = (sextant - opposite).abs_().mul_(sign)  # how much of the chroma this channel is without
+        missing.add_(2 if sign < 0 else -1).clamp_(0, 1)
+        torch.sub(value, missing.mul_(chroma), out=changed[:, channel])
+    return changed
 
 
 def _hue_in_sextants(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """HSV hue (N, H, W) in [-1, 5]; 0 for grey pixels."""
+    """HSV hue (N, H, W) in [-1, 5]; 0 for grey pixels.
+
+    Sums of products with 0 and 1: where pixels take turns ``torch.where`` waits for branches that were guessed wrong.
+    """
     red, green, blue = images.unbind(1)
-    safe = chroma.clamp(min=1e-12)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    return torch.where(chroma > 0, hue, 0.0)
+    most_red = (value == red).to(value.dtype)
+    most_green = (value == green).to(value.dtype).mul_(1 - most_red)
+    most_blue = 1 - most_red - most_green
+    ahead = (green - blue).mul_(most_red).addcmul_(blue - red, most_green).addcmul_(red - green, most_blue)
+    return ahead.div_(chroma.clamp(min=1e-12)).add_(most_green, alpha=2).add_(most_blue, alpha=4)
 
 
 def random_jitter(images: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:

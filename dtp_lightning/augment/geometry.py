@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def random_affine(images: Tensor, strength: float, shift: float, padding: str = "border") -> Tensor:
+def random_affine(images: Tensor, strength: float, shift: float, padding: str = "border", flip: float = 0.0) -> Tensor:
     """Warp every image by its own full affine map theta = I + u, u ~ U(-strength, strength).
 
     The translation column is drawn from U(-shift, shift) in half-widths. Bilinear.
@@ -20,10 +20,13 @@ def random_affine(images: Tensor, strength: float, shift: float, padding: str = 
         strength: half-range of the four linear coefficients (no unit).
         shift: half-range of the two translations, in half image widths (0.5 is 8 pixels of 32).
         padding: ``border`` (thesis) or ``zeros`` (paper code) beyond the image.
+        flip: probability of mirroring the warped image left-right, which costs nothing here.
     """
     noise = torch.empty(len(images), 2, 3, device=images.device, dtype=images.dtype).uniform_(-1, 1)
     scale = images.new_tensor([strength, strength, shift])
     theta = torch.eye(2, 3, device=images.device, dtype=images.dtype) + noise * scale
+    if flip:
+        theta[:, :, 0] *= torch.where(_mirrored(images, flip), -1.0, 1.0)[:, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=True)
 
@@ -56,8 +59,11 @@ def random_resized_crop(images: Tensor, scale: tuple[float, float], ratio: tuple
 
 def random_flip(images: Tensor, probability: float) -> Tensor:
     """Mirror each image left-right with this probability; (N, C, H, W) -> the same."""
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < probability
-    return torch.where(flipped, images.flip(-1), images)
+    return torch.where(_mirrored(images, probability)[:, None, None, None], images.flip(-1), images)
+
+
+def _mirrored(images: Tensor, probability: float) -> Tensor:
+    return torch.rand(len(images), device=images.device) < probability
 
 
 def random_blur(images: Tensor, probability: float, sigma: tuple[float, float]) -> Tensor:

@@ -56,21 +56,19 @@ class AffineColourViews(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
-        x = images.repeat(self.views, 1, 1, 1).float() / 255
-        x = self._warp(x, len(images))
-        if self.flip:
-            x = random_flip(x, self.flip)
+        x = images.repeat(self.views, 1, 1, 1).float().div_(255)
+        x = self._deform(x, len(images))
         if self.saturation or self.hue:
             x = random_saturation_hue(x, self.saturation, self.hue)
         return x.unflatten(0, (self.views, -1))
 
-    def _warp(self, x: Tensor, batch: int) -> Tensor:
-        """Deform all images, or exactly the chosen share of each view, drawn anew for every view."""
+    def _deform(self, x: Tensor, batch: int) -> Tensor:
+        """Warp all images, or exactly the chosen share of each view, drawn anew for every view; mirror some."""
         if self.deformed == 1:
-            return random_affine(x, self.affine, self.shift, self.padding)
+            return random_affine(x, self.affine, self.shift, self.padding, self.flip)
         count = round(self.deformed * batch)
-        if not count:
-            return x
-        chosen = torch.cat([v * batch + torch.randperm(batch, device=x.device)[:count] for v in range(self.views)])
-        x[chosen] = random_affine(x[chosen], self.affine, self.shift, self.padding)
-        return x
+        if count:
+            drawn = [v * batch + torch.randperm(batch, device=x.device)[:count] for v in range(self.views)]
+            chosen = torch.cat(drawn)
+            x[chosen] = random_affine(x[chosen], self.affine, self.shift, self.padding)
+        return random_flip(x, self.flip) if self.flip else x
