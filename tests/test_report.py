@@ -11,7 +11,7 @@ from pathlib import Path
 from conftest import ROOT
 
 from dtp_lightning.report.__main__ import read_runs, table
-from dtp_lightning.report.summary import closing_table, git_commit, versions, write_summary
+from dtp_lightning.report.summary import closing_table, git_commit, settings_of, versions, write_summary
 
 
 def write_run(folder: Path, learner: str, seed: int, acc: float, *overrides: str) -> None:
@@ -37,6 +37,11 @@ def test_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
     assert "| bp | 2 |  | 1 | 95.0 |" in lines[4]
     assert "| random | 0 |  | 2 | 50.5 ± 0.7 |" in lines[5], "each seed's untrained encoder counts once"
     assert "84.0" in table(read_runs([tmp_path / "1"]), "val")
+
+
+def test_how_a_run_was_started_is_no_setting(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", "dtp", 0, 0.9, "resume=true", "workers=0", "loading=stream", "learner.target_step=1")
+    assert settings_of(tmp_path / "0") == "learner.target_step=1"
 
 
 def test_command_saves_what_it_shows(tmp_path: Path) -> None:

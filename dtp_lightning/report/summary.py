@@ -17,7 +17,7 @@ RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
 NOT_A_SETTING = {
     *AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers",
-    "trainer.on_nonfinite", "trainer.save_every_n_steps",
+    "trainer.on_nonfinite", "trainer.save_every_n_steps", "resume", "loading",
 }  # fmt: skip
 
 
