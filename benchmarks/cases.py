@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
+from omegaconf import open_dict  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image  # noqa: E402
@@ -37,6 +38,18 @@ def settings(*overrides: str) -> dict[str, Any]:
     """The configuration that a command line describes."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return checked(compose("train", list(overrides)))
+
+
+def train(folder: Path, *overrides: str) -> dict[str, Any]:
+    """A whole run of ``train.py``, in this process; its summary."""
+    from dtp_lightning import pipeline
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config.hydra
+    return pipeline.run(config, choices, folder)
 
 
 def learner_of(name: str, images: ImageSpec, overrides: list[str]) -> Learner:

@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import ROOT
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from cases import train
 
-from dtp_lightning import allocator, pipeline
 from dtp_lightning.learners.base import Learner
 from dtp_lightning.module import PretrainModule
 
@@ -73,13 +70,8 @@ def measure(learner: str, batch: int, epochs: int, more: list[str]) -> tuple[flo
     """Milliseconds of a training batch in a run, and of the step in it."""
     words = [f"learner={learner}", f"batch_size={batch}", f"trainer.max_epochs={epochs}", "logger=csv",
              "evaluation=[]", "callbacks=[]", *more]  # fmt: skip
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", words, return_hydra_config=True)
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config.hydra
     with tempfile.TemporaryDirectory() as folder, clocks() as spent:
-        found = pipeline.run(config, choices, Path(folder))
+        found = train(Path(folder), *words)
     bare = spent["views"] + spent["learner"] - spent["update"] + spent["optimiser"]
     return 1e3 * found["cost/seconds_per_step"], 1e3 * bare / spent["steps"]
 
@@ -91,7 +83,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--epochs", type=int, default=3)
     arguments, more = parser.parse_known_args()
-    allocator.keep_freed_memory()
     rows = [(batch, *measure(arguments.learner, batch, arguments.epochs, more)) for batch in arguments.batch]
     print("\n| learner | batch | ms a batch | ms of its step | ratio |\n|---|---|---|---|---|")
     for batch, whole, bare in rows:

@@ -16,15 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-from hydra import compose, initialize_config_dir
+from cases import train
 from matplotlib.figure import Figure
-from omegaconf import open_dict
 from PIL import Image
 
-from dtp_lightning import allocator, pipeline
 from dtp_lightning.report.plots import COLOURS, save
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 QUANTITIES = {"memory": "resident memory, MiB", "files": "open files", "disk": "run folder, KiB"}
 
 
@@ -87,17 +84,11 @@ def run(epochs: int, folder: Path, overrides: Sequence[str] = ()) -> list[Sample
         f"trainer.max_epochs={epochs}", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
         "+callbacks.watch._target_=long_run.Watch", *overrides,
     ]  # fmt: skip
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", words, return_hydra_config=True)
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config.hydra
     (folder / "run").mkdir()
     import long_run  # as the configuration names this file, which is __main__ when it is run
 
     long_run.Watch.samples = []
-    allocator.keep_freed_memory()
-    pipeline.run(config, choices, folder / "run")
+    train(folder / "run", *words)
     return long_run.Watch.samples
 
 

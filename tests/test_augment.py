@@ -164,6 +164,12 @@ def test_flip_rate() -> None:
     assert 0.22 < flipped.float().mean() < 0.28
 
 
+def test_the_warp_mirrors() -> None:
+    images = torch.rand(3, 2, 6, 7)
+    torch.testing.assert_close(random_affine(images, 0, 0, flip=1), images.flip(-1))
+    torch.testing.assert_close(random_affine(images, 0, 0), images)
+
+
 def test_colour_agrees_with_colorsys() -> None:
     torch.manual_seed(0)
     batch = torch.rand(40, 3, 2, 2)
