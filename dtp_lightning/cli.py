@@ -37,7 +37,7 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         _check_words(sys.argv[1:])
-        with signals.raising():
+        with signals.raising(), signals.insisted():
             task()
             _close_sweep()
     except signals.Interrupted as stopped:
@@ -68,7 +68,8 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
 
     allocator.keep_freed_memory()
     try:
-        return body()
+        with signals.insisted():
+            return body()
     except signals.Interrupted as stopped:
         if resumable:
             hydra = HydraConfig.get()

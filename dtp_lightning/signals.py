@@ -39,18 +39,52 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+received: int | None = None  # within raising(): number of the signal that came, whatever became of its exception
+
+
 def _raise(signum: int, frame: object) -> None:
+    global received
+    received = signum
     raise Interrupted(signum)
 
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Within: a signal raises :class:`Interrupted` where the program happens to be."""
+    """Within: a signal raises :class:`Interrupted` where the program happens to be.
+
+    Somebody else's code may swallow it there (an import that is tried in ``except BaseException``, a C function that
+    clears errors) or make another error of it: :func:`check` at the seams, and :func:`insisted`, bring it back.
+    """
+    global received
+    received = None
     before = _install(_raise)
     try:
         yield
     finally:
         _restore(before)
+        received = None
+
+
+def check() -> None:
+    """Leave now, if a signal came and its exception was lost.
+
+    Raises:
+        Interrupted: so it was.
+    """
+    if received is not None:
+        raise Interrupted(received)
+
+
+@contextlib.contextmanager
+def insisted() -> Iterator[None]:
+    """Within: an error that a signal was turned into is the :class:`Interrupted` that it was."""
+    check()
+    try:
+        yield
+    except Exception as error:
+        if received is not None:
+            raise Interrupted(received) from error
+        raise
 
 
 def ignore_signals(worker: int = 0) -> None:
@@ -70,7 +104,12 @@ class Deferred:
         self._before: dict[int, Any] = {}
 
     def start(self) -> None:
-        """Take signals from now on (in the main thread only: elsewhere Python has no handlers)."""
+        """Take signals from now on (in the main thread only: elsewhere Python has no handlers).
+
+        Raises:
+            Interrupted: one came before, and its exception was lost.
+        """
+        check()
         self._before = _install(self._note)
 
     def stop(self) -> None:

@@ -64,13 +64,40 @@ def test_ctrl_c_before_anything_is_loaded(tmp_path: Path) -> None:
     process = start(train("hydra.run.dir=run", "trainer.max_epochs=100000"), tmp_path)
     until((tmp_path / "run" / ".hydra" / "config.yaml").exists, process)
     os.killpg(process.pid, signal.SIGINT)
-    try:
-        _, said = process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:  # known: one in many is swallowed while libraries are imported, cause not found
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=LONG)
+    _, said = process.communicate(timeout=LONG)
     assert process.returncode == 130 and "Traceback" not in said, said
     assert said.strip().splitlines()[-1].startswith("stopped by SIGINT")
+
+
+CARELESS = """
+import builtins, os, signal
+real = builtins.__import__
+def careless(name, *rest):
+    if name == MODULE and careless.fresh:
+        careless.fresh = False
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            [None for _ in range(1000)]  # the handler runs
+        except BaseException:
+            FATE
+    return real(name, *rest)
+careless.fresh = True
+builtins.__import__ = careless
+"""
+
+
+@pytest.mark.parametrize("module", ["pytorch_lightning", "sklearn.linear_model"])
+@pytest.mark.parametrize("fate", ["pass", "raise ImportError(name)"], ids=["swallowed", "taken for another error"])
+def test_a_signal_that_a_library_takes_for_its_own(module: str, fate: str, tmp_path: Path) -> None:
+    """As an import within a bare except does; libraries load at the start, and in evaluations."""
+    code = CARELESS.replace("MODULE", repr(module)).replace("FATE", fate)
+    (tmp_path / "sitecustomize.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = train("hydra.run.dir=run", "learner=bp", "trainer.max_epochs=1", "evaluation=[linear,knn]")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, env=environment)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("stopped by SIGINT; to go on: python "), done.stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

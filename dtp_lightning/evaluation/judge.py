@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from dtp_lightning import signals
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network, freeze
@@ -40,6 +41,7 @@ def judge(
     encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
     metrics: dict[str, float] = {}
     for name, evaluate in evaluations.items():
+        signals.check()
         results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
         for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
