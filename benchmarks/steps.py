@@ -29,6 +29,7 @@ from cases import ROOT, Case, ImageSpec, case, matmul_rate, peak_mib, plain
 from dtp_lightning.report.summary import provenance
 
 SHARED = "learner.feedback.noise_patterns=50"
+HALF = "learner.feedback.fraction=0.5"
 LINEAR = "learner.target=linearised"
 CASES: dict[str, Callable[..., Case]] = {
     "plain PyTorch loop": lambda name, images, words: plain(images, words),
@@ -36,10 +37,15 @@ CASES: dict[str, Callable[..., Case]] = {
     "dtp": lambda name, images, words: case(name, "dtp", images, words),
     "dtp, noise_patterns=50": lambda name, images, words: case(name, "dtp", images, [*words, SHARED]),
     "dtp, every=2": lambda name, images, words: case(name, "dtp", images, [*words, "learner.feedback.every=2"]),
+    "dtp, fraction=0.5": lambda name, images, words: case(name, "dtp", images, [*words, HALF]),
+    "dtp, noise_std=0": lambda name, images, words: case(name, "dtp", images, [*words, "learner.feedback.noise_std=0"]),
     "bp, bf16": lambda name, images, words: case(name, "bp", images, words, bf16=True),
     "dtp linearised, bf16": lambda name, images, words: case(name, "dtp", images, [*words, LINEAR], bf16=True),
     "dtp linearised, noise_patterns=50, bf16": lambda name, images, words: case(
         name, "dtp", images, [*words, LINEAR, SHARED], bf16=True
+    ),
+    "dtp linearised, fraction=0.5, bf16": lambda name, images, words: case(
+        name, "dtp", images, [*words, LINEAR, HALF], bf16=True
     ),
     "ldrl": lambda name, images, words: case(name, "ldrl", images, words),
     "ldrl, steps=5": lambda name, images, words: case(name, "ldrl", images, [*words, "learner.feedback.steps=5"]),

@@ -3,15 +3,14 @@
 from dtp_lightning.learners.base import Learner, StageTrace
 from dtp_lightning.learners.bp import Backprop
 from dtp_lightning.learners.direct import DirectFeedback, DirectTraining
-from dtp_lightning.learners.feedback import (
-    AutoencoderFeedback,
-    DifferenceReconstruction,
-    FeedbackTraining,
-    FixedFeedback,
-    LocalDifferenceReconstruction,
-)
+from dtp_lightning.learners.feedback import FeedbackTraining, FixedFeedback
 from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
 from dtp_lightning.learners.layerwise import LayerwiseLearning
+from dtp_lightning.learners.reconstruction import (
+    AutoencoderFeedback,
+    DifferenceReconstruction,
+    LocalDifferenceReconstruction,
+)
 from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
 __all__ = [

@@ -40,6 +40,7 @@ class StageTrace:
         y: h_i, on the local graph until :meth:`pull` is called, (N, C, H', W').
         switches: of the stage's max-pool in this forward pass, if its feedback map wants them.
         linear: what the stage's first layer made of x, if the rule keeps it (:meth:`Stage.run_beside`).
+        returned: g_i(h_i) on a graph that reaches the parameters of g_i, if their training has use for it.
     """
 
     stage: Stage
@@ -47,6 +48,14 @@ class StageTrace:
     y: Tensor
     switches: Tensor | None = None
     linear: Tensor | None = None
+    returned: Tensor | None = None
+
+    def part(self, start: int, stop: int) -> StageTrace:
+        """The same of rows start to stop alone, without graphs."""
+        rows = slice(start, stop)
+        x, h = self.x.detach()[rows], self.h[rows]
+        switches, linear = (None if t is None else t[rows] for t in (self.switches, self.linear))
+        return StageTrace(self.stage, x, h, switches, linear)
 
     @property
     def h(self) -> Tensor:
@@ -56,6 +65,11 @@ class StageTrace:
     def back(self, u: Tensor) -> Tensor:
         """g_i(u) for u of h_i's shape, (N, C_below, H, W)."""
         return self.stage.feedback(u, like=self.x, switches=self.switches)
+
+    def back_h(self) -> Tensor:
+        """g_i(h_i), without a graph; not to be written to."""
+        with torch.no_grad():
+            return self.back(self.h) if self.returned is None else self.returned.detach()
 
     def pull(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
         """Write the forward weights' gradient scale * J_W^T delta, and free the graph.

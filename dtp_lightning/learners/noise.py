@@ -36,6 +36,16 @@ def normal_like(x: Tensor) -> Tensor:
     return noise
 
 
+def plus_tiled(x: Tensor, rows: Tensor) -> Tensor:
+    """Sum of x (N, ...) and rows (G, ...), row n modulo G, in x's memory layout; in one pass if G divides N."""
+    moved = torch.empty_like(x)
+    if len(x) % len(rows):
+        return torch.add(x, tiled(rows, len(x)), out=moved)
+    turns = (-1, len(rows))
+    torch.add(x.unflatten(0, turns), rows, out=moved.unflatten(0, turns))
+    return moved
+
+
 def tiled(rows: Tensor, count: int) -> Tensor:
     """(G, ...) -> (count, ...), row n is row n modulo G."""
     return rows if len(rows) == count else torch.cat([rows] * -(-count // len(rows)))[:count]

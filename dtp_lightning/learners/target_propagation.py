@@ -33,7 +33,8 @@ def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
     Returns:
         e_{i-1}, of h_{i-1}'s shape.
     """
-    return trace.back(trace.h).sub_(trace.back(trace.h - error))
+    moved = trace.back(trace.h - error)
+    return torch.sub(trace.back_h(), moved, out=moved)
 
 
 @torch.no_grad()
@@ -151,6 +152,8 @@ class TargetPropagation(Learner):
         metrics: Metrics = {}
         if optimizer and self.order == "feedback_first":
             metrics |= self.feedback.train(traces, optimizer)
+        elif optimizer:
+            self.feedback.prepare(traces)
         if self.feedback.forward_due(self.batches, self.epoch):
             metrics |= self._teach_stages(traces, top, measure)
         else:

@@ -1,0 +1,159 @@
+"""What feedback maps learn from: the losses of their training. When they learn: feedback.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from dtp_lightning.learners.base import OptimizerFactory, StageTrace
+from dtp_lightning.learners.feedback import FeedbackTraining, Share
+from dtp_lightning.learners.noise import plus_tiled, tiled
+
+
+class MeanSquare(torch.autograd.Function):
+    """mean((a - b)^2), its gradient for a alone; b is a goal.
+
+    Two passes over memory less than ``F.mse_loss``, and none of them in float32 where activations are bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dtype=torch.promote_types(a.dtype, torch.float32)) ** 2 / a.numel()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference.mul_(2 / difference.numel() * gradient), None  # once only; autograd would notice
+
+
+def squares(a: Tensor, b: Tensor) -> Tensor:
+    """mean((a - b)^2), b a goal."""
+    loss: Tensor = MeanSquare.apply(a, b)
+    return loss
+
+
+class LocalDifference(torch.autograd.Function):
+    """(||down - rest||^2 - 2 <e, up - rest>) / N for (rest, up, down) stacked in one tensor; its gradient for that.
+
+    A third of autograd's passes over memory, which are most of what L-DRL's feedback steps cost. Rows of e, of which
+    there may be fewer, take turns.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor, e: Tensor) -> Tensor:
+        rest, up, down = stacked.chunk(3)
+        ahead = down - rest
+        ctx.save_for_backward(ahead, e)
+        moved = torch.sub(up, rest).unflatten(0, (-1, len(e)))
+        return (torch.linalg.vector_norm(ahead) ** 2 - 2 * moved.mul_(e).sum()) / len(ahead)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ahead, e = ctx.saved_tensors
+        twice = 2 * gradient / len(ahead)
+        shape = (3 * len(ahead), *ahead.shape[1:])
+        at_stacked = torch.empty(shape, dtype=ahead.dtype, device=e.device, memory_format=torch.channels_last)
+        rest, up, down = (part.unflatten(0, (-1, len(e))) for part in at_stacked.chunk(3))
+        torch.mul(ahead.unflatten(0, (-1, len(e))), twice, out=down)
+        torch.mul(e.expand_as(up), -twice, out=up)
+        torch.add(down, up, out=rest).neg_()
+        return at_stacked, None
+
+
+class AutoencoderFeedback(FeedbackTraining):
+    """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - goal)^2), h~ = h_{i-1} + sigma * eps.
+
+    Args:
+        goal: ``noisy`` reconstructs h~ (Lee et al. 2015, DTP; thesis), ``clean`` h_{i-1} (Bartunov et al. 2018, SDTP).
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0,
+        goal: Literal["noisy", "clean"] = "noisy",
+        steps: PositiveInt | Sequence[PositiveInt] = 1,
+        every: PositiveInt = 1,
+        warmup: NonNegativeInt = 0,
+        alternate: bool = False,
+        noise_patterns: PositiveInt | None = None,
+        fraction: Share = 1,
+    ) -> None:
+        super().__init__(optimizer, noise_std, steps, every, warmup, alternate, noise_patterns, fraction)
+        self.goal = goal
+
+    def prepare(self, traces: list[StageTrace]) -> None:
+        """Without noise g(f(x)) is what targets need as well."""
+        for i, trace in enumerate(traces[1:], 2):
+            if self.sigma(i) == 0 and self.fraction == 1:
+                trace.returned = trace.back(trace.h)
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i."""
+        trace = traces[i - 1]
+        clean = trace.x.detach()
+        if self.sigma(i) == 0:
+            known, trace.returned = trace.returned, None  # not for a second step: g is another then
+            return squares(trace.back(trace.h) if known is None else known, clean)
+        noisy, above = self.disturb(trace, i, noisy=True)
+        goal = noisy if self.goal == "noisy" else clean
+        return squares(trace.stage.feedback(above.y, clean, above.switches), goal)
+
+
+class DifferenceReconstruction(FeedbackTraining):
+    """g_i learns to bring noise at its input back from the very top, in difference form (Meulemans et al. 2020, DRL).
+
+    h~_{i-1} = h_{i-1} + sigma * eps runs up to the output and returns through g_L, ..., g_i as targets do;
+    R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
+    """
+
+    divides_by_noise = True
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i; the way up is i..L, so the whole costs a pass for each stage."""
+        below = traces[i - 1].x.detach()
+        noisy, above = self.disturb(traces[i - 1], i, noisy=True)
+        with torch.no_grad():
+            target = above.y
+            for trace in traces[i:]:
+                target = trace.stage(target)
+            for trace in reversed(traces[i:]):
+                target = trace.x - trace.back(trace.h) + trace.back(target)
+        trace = traces[i - 1]
+        returned = below - trace.back(trace.h) + trace.back(target)
+        return squares(returned, noisy) / self.sigma(i) ** 2
+
+
+class LocalDifferenceReconstruction(FeedbackTraining):
+    """g_i learns the transpose of f_i's Jacobian from noise at both its ends (Ernoult et al. 2022, L-DRL).
+
+    With r = g(y), D_x = g(f(x + e)) - r, D_y = g(y + n) - r, e and n ~ N(0, sigma^2):
+
+        R_i = mean over images of ( ||D_y||^2 - 2 <e, D_x> ),   for small sigma  sigma^2 ( ||J_g||^2 - 2 tr(J_g J_f) ),
+
+    whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
+    """
+
+    divides_by_noise = True
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """R_i, all three feedback passes in one call."""
+        trace = traces[i - 1]
+        x, y = trace.x.detach(), trace.h
+        e, moved = self.disturb(trace, i)
+        stacked = torch.cat([y, moved.y, plus_tiled(y, self.noise(y, i))])
+        switches = None
+        if trace.switches is not None and moved.switches is not None:
+            switches = torch.cat([trace.switches, moved.switches, trace.switches])
+        if len(x) % len(e):
+            e = tiled(e, len(x))
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, x, switches), e)
+        return loss
