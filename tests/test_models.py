@@ -12,7 +12,8 @@ from dtp_lightning.config import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models import ConvFeedback, conv_net, conv_stage, features_of
-from dtp_lightning.models.feedback_maps import TransposedConv, unpool
+from dtp_lightning.models.convolution import FEW_PIXELS, Conv, TransposedConv, weight_gradient
+from dtp_lightning.models.feedback_maps import unpool
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (9, 6), (2, 3), (5, 28)])
@@ -118,6 +119,48 @@ def test_transposed_convolution_has_torchs_gradients() -> None:
         for a, b in zip(*(torch.autograd.grad(y, inputs, probe) for y in (ours, theirs)), strict=True):
             torch.testing.assert_close(a, b)
     assert torch.autograd.gradgradcheck(lambda *x: TransposedConv.apply(*x, *options), inputs)
+
+
+@pytest.mark.parametrize("size,stride", [((4, 4), 1), ((3, 4), 2), ((2, 2), 2), ((1, 1), 2), ((5, 5), 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weight_gradient_is_torchs(size: tuple[int, int], stride: int, dtype: torch.dtype) -> None:
+    """Whichever way it is computed: small outputs in bfloat16 have one of their own."""
+    x = torch.randn(6, 8, *(stride * n for n in size)).to(dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(4, 8, 3, 3, dtype=dtype)
+    at_y = torch.randn(6, 4, *size).to(dtype)
+    ours = weight_gradient(x, at_y, weight, (stride, stride), (1, 1)).double()
+    theirs = torch.nn.grad.conv2d_weight(x.double(), weight.shape, at_y.double(), stride=stride, padding=1)
+    assert (ours - theirs).norm() < (1e-6 if dtype == torch.float32 else 6e-3) * theirs.norm()
+    assert (size[0] * size[1] > FEW_PIXELS) == (size == (5, 5))
+
+
+def test_convolution_learns_in_bfloat16_as_torchs_does() -> None:
+    ours = Conv(8, 16, 3, padding=1)
+    theirs = nn.Conv2d(8, 16, 3, padding=1)
+    theirs.load_state_dict(ours.state_dict())
+    probe, image = torch.randn(10, 16, 4, 4), torch.randn(10, 8, 4, 4)
+    gradients = []
+    for conv in (ours, theirs):
+        x = image.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv(x)
+        assert y.dtype == torch.bfloat16
+        gradients.append(torch.autograd.grad(y, [x, conv.weight, conv.bias], probe.bfloat16()))
+        assert [g.dtype for g in gradients[-1]] == [torch.float32] * 3
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() < 6e-3 * b.norm()
+
+
+@pytest.mark.parametrize("kind", [{}, {"feedback": "unpool"}, {"feedback": "unpool", "pooling": "average"}], ids=str)
+@pytest.mark.parametrize("activation", ["Tanh", "Softmax2d"])
+def test_derivative_of_feedback_is_torchs(kind: dict, activation: str) -> None:
+    stage = conv_stage(2, 3, activation_below=activation, **kind).double()
+    x = torch.rand(4, 2, 7, 8, dtype=torch.float64)
+    y, switches, _ = stage.run(x)
+    along = torch.randn_like(y)
+    with torch.no_grad():
+        expected = torch.func.jvp(lambda u: stage.feedback(u, x, switches), (y.detach(),), (along,))[1]
+        torch.testing.assert_close(stage.feedback_jvp(y.detach(), along, x, switches), expected)
 
 
 def test_unpooling_is_torchs() -> None:
