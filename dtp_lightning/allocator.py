@@ -8,7 +8,7 @@ import os
 import platform
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
-KEPT = 2**31 - 1  # bytes at the top of the heap before any goes back to the system
+KEPT = -1  # of the top of the heap everything, whatever its size
 STEP = 64 * 2**20  # bytes that the heap grows by
 
 
