@@ -36,7 +36,6 @@ CASES: dict[str, Callable[..., Case]] = {
     "bp": lambda name, images, words: case(name, "bp", images, words),
     "dtp": lambda name, images, words: case(name, "dtp", images, words),
     "dtp, noise_patterns=50": lambda name, images, words: case(name, "dtp", images, [*words, SHARED]),
-    "dtp, every=2": lambda name, images, words: case(name, "dtp", images, [*words, "learner.feedback.every=2"]),
     "dtp, fraction=0.5": lambda name, images, words: case(name, "dtp", images, [*words, HALF]),
     "dtp, noise_std=0": lambda name, images, words: case(name, "dtp", images, [*words, "learner.feedback.noise_std=0"]),
     "bp, bf16": lambda name, images, words: case(name, "bp", images, words, bf16=True),
@@ -70,7 +69,7 @@ def take_turns(cases: Sequence[Case], batch: torch.Tensor, repeats: int) -> list
 
 
 def parts(one: Case, batch: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Seconds of a step's parts, medians; what is left is ``other``."""
+    """Seconds of a step's parts, medians; what is left, and the optimiser's few milliseconds, is ``other``."""
     rule = one.learner
     assert rule is not None
     spent: dict[str, float] = defaultdict(float)
@@ -94,12 +93,10 @@ def parts(one: Case, batch: torch.Tensor, repeats: int) -> dict[str, float]:
     StageTrace.pull = timed(pull, "gradients")  # type: ignore[method-assign]
     wrapped = [(rule, "trace", "forward"), (rule, "teach_head", "loss and head"), (rule, "below", "targets")]
     if feedback := getattr(rule, "feedback", None):
-        wrapped.append((feedback, "train", "feedback"))
+        wrapped += [(feedback, "prepare", "feedback"), (feedback, "train", "feedback")]
     for owner, method, name in wrapped:
         if hasattr(owner, method):
             object.__setattr__(owner, method, timed(getattr(owner, method), name))
-    for optimizer in rule.optimizers:
-        optimizer.step = timed(optimizer.step, "optimiser")  # type: ignore[method-assign]
     one.augment.forward = timed(one.augment.forward, "views")  # type: ignore[union-attr]
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
@@ -171,31 +168,28 @@ def against(commit: str, words: list[str], names: Sequence[str], rounds: int) ->
 
 
 def draw(rows: Sequence[dict[str, Any]], split: dict[str, dict[str, float]], path: Path) -> None:
-    """Bars of the steps beside bars of where the time of some goes."""
+    """A bar for every case, made of its parts where they are known."""
     from matplotlib.figure import Figure
 
     from dtp_lightning.report.plots import COLOURS, save
 
-    figure = Figure(figsize=(11, 0.36 * len(rows) + 1.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1))
-    left.barh([row["case"] for row in rows], [row["milliseconds"] for row in rows], color=COLOURS[0])
-    for k, row in enumerate(rows):
-        left.annotate(f" {row['ratio']:.2f}", (row["milliseconds"], k), va="center", fontsize=8)
-    left.set(xlabel="ms a step (number: ratio to bp)", xlim=(0, 1.12 * max(row["milliseconds"] for row in rows)))
-    names = [*dict.fromkeys(n for found in split.values() for n in found if n != "other"), "other"]
-    for label, found in split.items():
-        start = 0.0
+    figure = Figure(figsize=(9, 0.34 * len(rows) + 1.3), layout="constrained")
+    axis = figure.subplots()
+    names = [*dict.fromkeys(name for found in split.values() for name in found if name != "other"), "other"]
+    for row in rows:
+        found, start = split.get(row["case"], {"other": row["milliseconds"] / 1e3}), 0.0
         for name in names:
             width = 1e3 * found.get(name, 0)
             colour = "0.75" if name == "other" else COLOURS[names.index(name) % len(COLOURS)]
-            right.barh(label, width, left=start, color=colour, height=0.4, label=name)
+            axis.barh(row["case"], width, left=start, color=colour, label=name)
             start += width
-    right.set_xlabel("ms, parts of a step")
-    handles = {text: handle for handle, text in zip(*right.get_legend_handles_labels(), strict=True)}
-    for axis in (left, right):
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=5, frameon=False, fontsize=8)
+        axis.annotate(f" {row['ratio']:.2f}", (start, row["case"]), va="center", fontsize=8)
+    axis.set_xlabel("ms a step (number: ratio to bp)")
+    axis.invert_yaxis()
+    axis.margins(x=0.06)
+    axis.spines[["top", "right"]].set_visible(False)
+    handles = {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    axis.legend(handles.values(), handles.keys(), loc="center right", frameon=False, fontsize=8)
     save(figure, path)
 
 
@@ -224,7 +218,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500, help="images; two views each")
     parser.add_argument("--images", type=int, nargs=3, default=(3, 32, 32), metavar=("CHANNELS", "HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--parts", action="store_true", help="where the time of bp and dtp goes")
+    parser.add_argument("--parts", action="store_true", help="where the time goes")
     parser.add_argument("--memory", action="store_true", help="peak memory, each case in a process of its own")
     parser.add_argument("--against", metavar="COMMIT", help="compare with another commit")
     parser.add_argument("--save", type=Path, help="JSON file")
@@ -253,7 +247,7 @@ def main() -> None:
         return
     split = {}
     if arguments.parts or arguments.figure:
-        split = {one.name: parts(one, batch, arguments.repeats) for one in cases if one.name in ("bp", "dtp")}
+        split = {one.name: parts(one, batch, min(5, arguments.repeats)) for one in cases if one.learner is not None}
     publish(arguments, rows, split, 2 * statistics.median(rates) / 1e9)
 
 
