@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -116,14 +115,51 @@ def plain(images: ImageSpec, overrides: list[str]) -> Case:
     return Case("plain PyTorch loop", lambda batch: learn(augment(batch)), macs)
 
 
+def plain_dtp(images: ImageSpec, overrides: list[str]) -> Case:
+    """DTP as its equations read and the thesis' scripts were laid out: contiguous tensors, autograd for every loss."""
+    values = settings("learner=dtp", *overrides)
+    torch.manual_seed(0)
+    augment, loss = build(values["augment"], images=images), build(values["loss"])
+    widths = [images.channels, *values["model"]["channels"]]
+    pairs = list(pairwise(widths))
+    f = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.MaxPool2d(2), nn.Tanh()) for a, b in pairs]
+    g = [nn.Sequential(nn.ConvTranspose2d(b, a, 3, 2, padding=1, output_padding=1), nn.Tanh()) for a, b in pairs[1:]]
+    side = images.height // 2 ** len(f)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * side**2, values["model"]["embedding_dim"]), nn.Tanh())
+    forward = build(values["learner"]["forward_optimizer"])([*nn.ModuleList(f).parameters(), *head.parameters()])
+    feedback = build(values["learner"]["feedback"]["optimizer"])(nn.ModuleList(g).parameters())
+    step = values["learner"]["target_step"]
+
+    def learn(views: Tensor) -> None:
+        h = [views.flatten(0, 1) * 2 - 1]
+        for stage in f:
+            h.append(stage(h[-1].detach()))
+        forward.zero_grad()
+        top = h[-1].detach().requires_grad_()
+        loss(*head(top).unflatten(0, (2, -1))).backward()
+        assert top.grad is not None
+        with torch.no_grad():
+            targets = [h[-1] - step * top.grad]
+            for here, below, back in zip(h[:1:-1], h[-2:0:-1], g[::-1], strict=True):
+                targets.append(below - back(here) + back(targets[-1]))
+        local = [(a - b).square().sum() / (2 * step) for a, b in zip(h[:0:-1], targets, strict=True)]
+        torch.stack(local).sum().backward()
+        feedback.zero_grad()
+        for below, stage, back in zip(h[1:-1], f[1:], g, strict=True):
+            noisy = below.detach() + torch.randn_like(below)
+            with torch.no_grad():
+                above = stage(noisy)
+            nn.functional.mse_loss(back(above), noisy).backward()
+        forward.step()
+        feedback.step()
+
+    macs = count_macs(lambda: learn(torch.rand(2, 2, images.channels, images.height, images.width))) / 4
+    return Case("plain PyTorch dtp", lambda batch: learn(augment(batch)), macs)
+
+
 def matmul_rate(size: int = 2048) -> float:
     """Multiply-accumulates a second of a square float32 matrix product, the machine's practical peak."""
     a = torch.randn(size, size)
     begun = time.perf_counter()
     a @ a
     return size**3 / (time.perf_counter() - begun)
-
-
-def peak_mib() -> float:
-    """Largest resident size of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

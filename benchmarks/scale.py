@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import ImageSpec, case, peak_mib
+from cases import ImageSpec, case
+
+from dtp_lightning.callbacks.cost import peak_memory_mib
 
 IMAGES = ImageSpec(3, 32, 32, mirror_safe=True)
 AXES: dict[str, list[dict[str, Any]]] = {
@@ -38,12 +40,16 @@ def point(learner: str, views: int, stages: int, width: float) -> dict[str, floa
     """Measure in this process."""
     batch = torch.randint(0, 256, (views // 2, 3, 32, 32), dtype=torch.uint8)
     one = case(learner, learner, IMAGES, overrides(stages, width))
-    before, seconds = peak_mib(), []
+    before, seconds = peak_memory_mib(), []
     for _ in range(4):
         begun = time.perf_counter()
         one.step(batch)
         seconds.append(time.perf_counter() - begun)
-    return {"seconds": statistics.median(seconds[1:]), "mib": peak_mib() - before, "gmacs": one.macs * views / 1e9}
+    return {
+        "seconds": statistics.median(seconds[1:]),
+        "mib": peak_memory_mib() - before,
+        "gmacs": one.macs * views / 1e9,
+    }
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

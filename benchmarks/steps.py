@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import ROOT, Case, ImageSpec, case, matmul_rate, peak_mib, plain
+from cases import ROOT, Case, ImageSpec, case, matmul_rate, plain, plain_dtp
 
+from dtp_lightning.callbacks.cost import peak_memory_mib
 from dtp_lightning.report.summary import provenance
 
 SHARED = "learner.feedback.noise_patterns=50"
@@ -33,6 +34,7 @@ HALF = "learner.feedback.fraction=0.5"
 LINEAR = "learner.target=linearised"
 CASES: dict[str, Callable[..., Case]] = {
     "plain PyTorch loop": lambda name, images, words: plain(images, words),
+    "plain PyTorch dtp": lambda name, images, words: plain_dtp(images, words),
     "bp": lambda name, images, words: case(name, "bp", images, words),
     "dtp": lambda name, images, words: case(name, "dtp", images, words),
     "dtp, noise_patterns=50": lambda name, images, words: case(name, "dtp", images, [*words, SHARED]),
@@ -235,7 +237,7 @@ def main() -> None:
     if arguments.peak:
         for _ in range(3):
             cases[0].step(batch)
-        print(peak_mib())
+        print(peak_memory_mib())
         return
     rates = take_turns(cases, batch, arguments.repeats)
     rows = rows_of(cases, rates, 2 * arguments.batch)
