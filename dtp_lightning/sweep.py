@@ -49,7 +49,8 @@ class SweepProgress(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """One line a job."""
         # a parallel launcher calls a copy of this object in another process: there only the folders know the count
-        self.done = max(self.done + 1, ended(self.folder) - self.before)
+        # (too many, where another sweep works in this folder)
+        self.done = max(self.done + 1, min(self.total, ended(self.folder) - self.before))
         took = time.time() - self.began
         name = config.hydra.job.override_dirname or "defaults"
         word = "done" if job_return.status is JobStatus.COMPLETED else "FAILED"

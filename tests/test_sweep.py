@@ -13,10 +13,12 @@ import pytest
 import yaml
 from conftest import ROOT, composed
 from hydra import compose, initialize_config_dir
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from runs import figures
 
 from dtp_lightning.config import checked
-from dtp_lightning.sweep import clock, failures, jobs_of
+from dtp_lightning.sweep import SweepProgress, clock, failures, jobs_of
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
@@ -97,6 +99,17 @@ def test_what_wandb_keeps_is_no_failed_job(tmp_path: Path) -> None:
     for path in (online, tmp_path / "seed=0"):
         (path / "config.yaml").write_text("seed: 0\n")
     assert failures(tmp_path) == {"seed=0": "stopped from outside"}
+
+
+def test_jobs_of_another_sweep_in_the_folder_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    progress = SweepProgress()
+    progress.folder, progress.total = tmp_path, 3
+    hydra = {"job": {"override_dirname": "seed=0"}}
+    for k in range(5):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "summary.json").write_text("{}")
+    progress.on_job_end(OmegaConf.create({"hydra": hydra}), JobReturn(status=JobStatus.COMPLETED))
+    assert capsys.readouterr().out.startswith("[3 of 3] done: seed=0")
 
 
 def test_clock() -> None:
