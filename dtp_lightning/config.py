@@ -6,6 +6,7 @@ which keys and types are allowed there, for our classes and for those of librari
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -157,6 +158,21 @@ def target_of(path: str, key: str = "") -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{key}._target_: '{path}' is not a class or function")
     return found
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration and what its nodes leave to the defaults of our own classes, as far as YAML can say that.
+
+    So that a file which an older version wrote, without parameters that came since, can be compared with a new one.
+    """
+    filled = {key: with_defaults(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    target = str(config.get("_target_", ""))
+    if target.startswith("dtp_lightning."):
+        with contextlib.suppress(ConfigError, ValueError):  # gone since
+            for name, parameter in inspect.signature(target_of(target)).parameters.items():
+                if isinstance(parameter.default, bool | int | float | str | list | None):
+                    filled.setdefault(name, parameter.default)
+    return filled
 
 
 def _nodes(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.checkpoint_io import newest
-from dtp_lightning.config import flat_keys
+from dtp_lightning.config import flat_keys, with_defaults
 from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
 from dtp_lightning.report.summary import failed, write_failed
 
@@ -120,7 +120,8 @@ def locked(folder: Path) -> bool:
 
 def _same_run(path: Path, values: Mapping[str, Any]) -> None:
     """The run in the folder was asked for the same as this one."""
-    stored, asked = (OmegaConf.create(dict(v)) for v in (OmegaConf.load(path), values))
+    written = OmegaConf.to_container(OmegaConf.load(path))
+    stored, asked = (OmegaConf.create(with_defaults(v)) for v in (written, values))  # type: ignore[arg-type]
     keys = sorted({*flat_keys(OmegaConf.to_container(stored)), *flat_keys(OmegaConf.to_container(asked))})  # type: ignore[arg-type]
     leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
     missing = object()

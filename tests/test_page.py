@@ -211,6 +211,16 @@ def test_runs_that_differ_are_refused(tmp_path: Path) -> None:
     assert "averages runs that differ in loss.margin: 1 and 3" in (tmp_path / "x.html").read_text()
 
 
+def test_a_parameter_that_came_since_is_no_difference(tmp_path: Path) -> None:
+    """If the newer run has it at its default."""
+    target = "_target_: dtp_lightning.losses.ContrastiveHinge"
+    for seed, given in enumerate(("", ", gradient_block: false", ", gradient_block: true")):
+        assert not unexpected(read_runs([tmp_path])), "only runs that say what the class would do anyway"
+        write_run(tmp_path / str(seed), "bp", seed, 0.9, config=f"loss: {{{target}{given}}}\n")
+    (differences,) = unexpected(read_runs([tmp_path])).values()
+    assert differences == {"loss.gradient_block": ["False", "True"]}
+
+
 def browse(address: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
     logged = ["--enable-logging=stderr", "--v=0", "--allow-file-access-from-files"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from omegaconf import OmegaConf
 from runs import TINY, assert_same_run, during, fail, rows, stored, weights
 
 from dtp_lightning.checkpoint import Checkpoint
@@ -92,6 +93,20 @@ def test_another_run_is_not_resumed(run_pipeline: Callable[..., dict], tmp_path:
     run_pipeline(*TINY, "trainer.max_epochs=1")
     with pytest.raises(ConfigError, match=r"another seed \(was 0, now 1\)"):
         run_pipeline(*TINY, "seed=1", "resume=true")
+
+
+def test_a_run_of_an_older_version_is_resumed(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    """Its config.yaml lacks a parameter that came since, which is at its default now."""
+    words = (*TINY, "learner=dtp", "trainer.max_epochs=1")
+    run_pipeline(*words)
+    path = tmp_path / "config.yaml"
+    config = OmegaConf.load(path)
+    del config.learner.feedback.fraction
+    OmegaConf.save(config, path)
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"another learner.feedback.fraction \(was 1, now 0.5\)"):
+        run_pipeline(*words, "resume=true", "learner.feedback.fraction=0.5")
+    assert run_pipeline(*words, "resume=true")["epochs"] == 1
 
 
 def test_going_on_from_another_folder(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:

@@ -111,12 +111,22 @@ def random_encoders(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, Run]
     return found
 
 
-def config_of(folder: Path) -> dict[str, str]:
-    """A run's config.yaml as dotted key -> value, both text; empty where there is none."""
+def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
+    """A run's config.yaml as dotted key -> value, both text; empty where there is none.
+
+    Args:
+        folder: the run's.
+        defaults: also what the file leaves to the defaults of classes, which then have to be loaded (seconds).
+    """
     path = folder / "config.yaml"
     if not path.exists():
         return {}
-    return dict(_flat(OmegaConf.to_container(OmegaConf.load(path))))
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if defaults:
+        from dtp_lightning.config import with_defaults  # checks of numbers load torch
+
+        config = with_defaults(config)
+    return dict(_flat(config))
 
 
 def trained_in(folder: Path) -> Path:
@@ -144,14 +154,21 @@ def unexpected(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     Returns:
         cell -> key -> the values seen.
     """
+    found = _unexpected(runs, defaults=False)
+    if any(ABSENT in values for keys in found.values() for values in keys.values()):
+        return _unexpected(runs, defaults=True)  # an older version may have had fewer parameters
+    return found
+
+
+def _unexpected(runs: Sequence[Run], *, defaults: bool) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for cell in cells_of(runs):
         kinds: dict[bool, dict[Path, dict[str, str]]] = {True: {}, False: {}}
         for folder in (folder for folders in cell.folders.values() for folder in folders):
-            config = config_of(folder)
+            config = config_of(folder, defaults=defaults)
             if "checkpoint" in config and trained_in(folder) != folder:
                 trained = trained_in(folder)
-                kinds[False][trained] = config_of(trained)
+                kinds[False][trained] = config_of(trained, defaults=defaults)
             kinds["checkpoint" in config][folder] = config
         name = " ".join(value for value in cell.names.values() if value)
         for configs in kinds.values():
