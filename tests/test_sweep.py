@@ -46,6 +46,7 @@ def test_every_sweep_is_valid(name: str) -> None:
     choices = {key: str(value).split(",")[0] for key, value in hydra.sweeper.params.items()}
     checked(composed(*(f"{key}={value}" for key, value in choices.items()))[0])
     assert str(hydra.sweep.dir) == f"multirun/{name}"
+    assert "dataset.root" in hydra.job.config.override_dirname.exclude_keys, "a path would make folders within folders"
 
 
 def test_one_job_fails_and_the_others_stand(tmp_path: Path) -> None:
