@@ -101,12 +101,12 @@ class TransposedConv(torch.autograd.Function):
 
 
 class Conv(nn.Conv2d):
-    """nn.Conv2d of one group, undilated, zero padded, which learns in bfloat16 by :class:`Convolution`."""
+    """nn.Conv2d of one group, undilated, zero padded; bfloat16 gradients on the CPU are :class:`Convolution`'s."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W')."""
         cast, weight, bias = autocast(x, self.weight, self.bias)
-        if cast.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        if cast.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
         y: Tensor = Convolution.apply(cast, weight, bias, self.stride, self.padding)
         return y
