@@ -105,8 +105,10 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W')."""
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
         cast, weight, bias = autocast(x, self.weight, self.bias)
-        if cast.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
+        if cast.dtype != torch.bfloat16:
             return super().forward(x)
         y: Tensor = Convolution.apply(cast, weight, bias, self.stride, self.padding)
         return y
