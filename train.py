@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from dtp_lightning import cli
+from dtp_lightning.cli import entry as cli
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -20,7 +20,8 @@ def run(cfg: DictConfig) -> float | None:
     """Load what is heavy only now, and hand over to the pipeline."""
     from hydra.core.hydra_config import HydraConfig
 
-    from dtp_lightning import pipeline, signals
+    from dtp_lightning import pipeline
+    from dtp_lightning.runtime import signals
 
     signals.check()
     runtime = HydraConfig.get().runtime

@@ -21,12 +21,12 @@ from omegaconf import open_dict  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image  # noqa: E402
-from dtp_lightning.config import build, checked  # noqa: E402
+from dtp_lightning.config.instantiate import build, checked  # noqa: E402
 from dtp_lightning.data.images import ImageSpec  # noqa: E402
 from dtp_lightning.learners import Learner  # noqa: E402
 
 with contextlib.suppress(ImportError):  # older commits have none
-    from dtp_lightning.allocator import keep_freed_memory
+    from dtp_lightning.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
 

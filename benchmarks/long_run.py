@@ -20,7 +20,7 @@ from cases import train
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dtp_lightning.report.plots import COLOURS, save
+from dtp_lightning.figures.plots import COLOURS, save
 
 QUANTITIES = {"memory": "resident memory, MiB", "files": "open files", "disk": "run folder, KiB"}
 

@@ -56,7 +56,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Time and memory for each gigamac, a column for each axis."""
     from matplotlib.figure import Figure
 
-    from dtp_lightning.report.plots import COLOURS, save
+    from dtp_lightning.figures.plots import COLOURS, save
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     grid = figure.subplots(2, len(AXES), sharey="row")

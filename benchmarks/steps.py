@@ -27,7 +27,7 @@ import torch
 from cases import ROOT, Case, ImageSpec, case, matmul_rate, plain, plain_dtp
 
 from dtp_lightning.callbacks.cost import peak_memory_mib
-from dtp_lightning.report.summary import provenance
+from dtp_lightning.runs.summary import provenance
 
 SHARED = "learner.feedback.noise_patterns=50"
 HALF = "learner.feedback.fraction=0.5"
@@ -91,9 +91,13 @@ def parts(one: Case, batch: torch.Tensor, repeats: int) -> dict[str, float]:
 
     from dtp_lightning.learners.base import StageTrace
 
-    pull = StageTrace.pull
-    StageTrace.pull = timed(pull, "gradients")  # type: ignore[method-assign]
-    wrapped = [(rule, "trace", "forward"), (rule, "teach_head", "loss and head"), (rule, "below", "targets")]
+    pull = StageTrace.vjp
+    StageTrace.vjp = timed(pull, "gradients")  # type: ignore[method-assign]
+    wrapped = [
+        (rule, "trace", "forward"),
+        (rule, "compute_head_gradients", "loss and head"),
+        (rule, "below", "targets"),
+    ]
     if feedback := getattr(rule, "feedback", None):
         wrapped += [(feedback, "prepare", "feedback"), (feedback, "train", "feedback")]
     for owner, method, name in wrapped:
@@ -109,7 +113,7 @@ def parts(one: Case, batch: torch.Tensor, repeats: int) -> dict[str, float]:
         for name, seconds in spent.items():
             found[name].append(seconds)
         found["other"].append(whole - sum(spent.values()))
-    StageTrace.pull = pull  # type: ignore[method-assign]
+    StageTrace.vjp = pull  # type: ignore[method-assign]
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
@@ -173,7 +177,7 @@ def draw(rows: Sequence[dict[str, Any]], split: dict[str, dict[str, float]], pat
     """A bar for every case, made of its parts where they are known."""
     from matplotlib.figure import Figure
 
-    from dtp_lightning.report.plots import COLOURS, save
+    from dtp_lightning.figures.plots import COLOURS, save
 
     figure = Figure(figsize=(9, 0.34 * len(rows) + 1.3), layout="constrained")
     axis = figure.subplots()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dtp_lightning.encoder import load_encoder
+    from dtp_lightning.export.encoder import load_encoder
 
 __version__ = "0.1.0"
 __all__ = ["load_encoder"]
@@ -14,7 +14,7 @@ __all__ = ["load_encoder"]
 def __getattr__(name: str) -> Any:
     """``load_encoder``, imported when it is asked for: torch takes seconds, which ``train.py --help`` must not."""
     if name == "load_encoder":
-        from dtp_lightning.encoder import load_encoder
+        from dtp_lightning.export.encoder import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'dtp_lightning' has no attribute '{name}'")

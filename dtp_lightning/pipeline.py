@@ -18,25 +18,27 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dtp_lightning import tracking, training
+from dtp_lightning import training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.checkpoint import NAMED, Checkpoint
-from dtp_lightning.checkpoint_io import Progress
-from dtp_lightning.compatibility import check_comparisons, check_start, usable
-from dtp_lightning.config import EVALUATE_SCALARS, build, checked
+from dtp_lightning.config.compatibility import check_comparisons, check_start, usable
+from dtp_lightning.config.instantiate import EVALUATE_SCALARS, build, checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.judge import judge
-from dtp_lightning.metrics_csv import MetricsCSV
+from dtp_lightning.figures import plots
+from dtp_lightning.figures.diagnostics import plot_diagnostics
+from dtp_lightning.loggers import trackers as tracking
+from dtp_lightning.loggers.metrics_csv import MetricsCSV
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
-from dtp_lightning.processes import is_first, may_be_several
-from dtp_lightning.report import plots, summary
-from dtp_lightning.report.diagnostics_plot import plot_diagnostics
-from dtp_lightning.run_folder import claimed, failures_recorded, followed, record_error
+from dtp_lightning.runs import summary
+from dtp_lightning.runs.checkpoint import NAMED, Checkpoint
+from dtp_lightning.runs.checkpoint_io import Progress
+from dtp_lightning.runs.folder import claimed, failures_recorded, followed, record_error
+from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +63,13 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
     """
     values = checked(cfg)
     names = {group: str(choices[group]) for group in NAMED}
-    if not is_first(values["trainer"]):
+    if not is_rank_zero(values["trainer"]):
         return _follow(values, names, folder)
     with claimed(folder, values) as claim:
         if claim.finished is not None:
             print(f"finished already: {folder}", flush=True)
             return claim.finished
-        several = may_be_several(values["trainer"])
+        several = is_multi_device(values["trainer"])
         with failures_recorded(folder, {**names, "seed": values["seed"]}, several=several):
             return _run(values, names, folder, claim.checkpoint)
 
@@ -235,7 +237,7 @@ def _fit(
     callbacks = usable(built, parts.data, default=False)
     if start:
         check_start(start, parts.module, values["trainer"]["max_epochs"])
-    if is_first(values["trainer"]):
+    if is_rank_zero(values["trainer"]):
         _draw_views(parts, folder)
     return training.fit(values, parts.data, parts.module, callbacks, loggers, folder, start)
 

@@ -13,13 +13,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning.callbacks import Collapse, Cost, LastCheckpoint, Nonfinite
 from dtp_lightning.callbacks.nonfinite import finite
-from dtp_lightning.checkpoint_io import AtomicCheckpointIO
-from dtp_lightning.config import OWN, build
+from dtp_lightning.config.instantiate import OWN, build
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule
 from dtp_lightning.errors import ConfigError, DivergedError
 from dtp_lightning.module import PretrainModule
-from dtp_lightning.processes import check_launch
+from dtp_lightning.runs.checkpoint_io import AtomicCheckpointIO
+from dtp_lightning.runtime.distributed import check_launch
 
 
 def fit(

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from dtp_lightning.augment import AffineColourViews, SimCLRViews
 from dtp_lightning.augment.colour import random_jitter, random_saturation_hue
 from dtp_lightning.augment.geometry import random_affine, random_blur, random_flip, random_resized_crop
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data.images import ImageSpec
 
 COLOUR, DIGITS = ImageSpec(3, 16, 16, True), ImageSpec(1, 16, 16, False)

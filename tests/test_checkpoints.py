@@ -14,11 +14,11 @@ import pytest
 import torch
 from runs import TINY, assert_same_run, during, fail, rows, stored, weights
 
-from dtp_lightning import checkpoint_io
-from dtp_lightning.checkpoint_io import AtomicCheckpointIO, Progress, newest, whole
 from dtp_lightning.errors import DataError, RunError
-from dtp_lightning.metrics_csv import MetricsCSV
-from dtp_lightning.signals import Interrupted
+from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.runs import checkpoint_io
+from dtp_lightning.runs.checkpoint_io import AtomicCheckpointIO, Progress, newest, whole
+from dtp_lightning.runtime.signals import Interrupted
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_pictures")]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CONF, ROOT, TINY, composed, options
 
-from dtp_lightning.config import OWN, build, checked
+from dtp_lightning.config.instantiate import OWN, build, checked
 from dtp_lightning.errors import ConfigError
 
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from conftest import composed
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data import ImageData, Split, mnist5k, stratified, torchvision_images
 from dtp_lightning.data import module as data_module
 from dtp_lightning.data.module import BatchSampler, ImageDataModule, epoch_seed, fits_memory

@@ -28,7 +28,7 @@ from dtp_lightning.callbacks.measures import (
     snapshot,
     update_alignment,
 )
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.models import conv_stage
@@ -90,8 +90,8 @@ def test_jacobian_of_an_exact_transpose(pooling: str) -> None:
         2, 3, pooling=pooling, feedback="unpool", activation="Identity", activation_below="Identity", bias=False
     )
     x = torch.randn(5, 2, 8, 8)
-    y, switches, _ = stage.run(x)
-    trace, probe = StageTrace(stage, x, y, switches), torch.randn_like(y)
+    y, pool_indices, _ = stage.run(x)
+    trace, probe = StageTrace(stage, x, y, pool_indices), torch.randn_like(y)
     assert abs(jacobian_alignment(trace, probe)[0]) < 0.9
     stage.feedback_map.weight.data = stage.forward_map[0].weight.data.clone()
     assert jacobian_alignment(trace, probe) == pytest.approx((1, 1), abs=1e-5)
@@ -105,7 +105,7 @@ def test_jacobian_of_feedback_is_a_directional_derivative(views: Tensor) -> None
     trace = learner.trace(views.flatten(0, 1).double())[1]
     u, step = torch.randn_like(trace.h), 1e-5
     with torch.no_grad():
-        carried = (trace.back(trace.h + step * u) - trace.back(trace.h - step * u)) / (2 * step)
+        carried = (trace.feedback(trace.h + step * u) - trace.feedback(trace.h - step * u)) / (2 * step)
     x = trace.x.requires_grad_(True)
     (exact,) = torch.autograd.grad(trace.stage(x), x, u)
     cosine, ratio = jacobian_alignment(trace, u)

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, composed, options
 from torch import nn
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation import (

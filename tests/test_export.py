@@ -17,14 +17,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import dtp_lightning
-from dtp_lightning.checkpoint import Checkpoint
-from dtp_lightning.config import build
+from dtp_lightning.config.instantiate import build
 from dtp_lightning.data import mnist5k
-from dtp_lightning.encoder import digest
 from dtp_lightning.errors import DataError
-from dtp_lightning.export import export
+from dtp_lightning.export.encoder import digest
+from dtp_lightning.export.writer import export
 from dtp_lightning.models import features_of, freeze
 from dtp_lightning.pipeline import run as run_one
+from dtp_lightning.runs.checkpoint import Checkpoint
 
 SHORT = (
     "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "logger=none",
@@ -197,7 +197,7 @@ def test_other_weights_are_refused(copied: Path) -> None:
     change(copied, "sha256", to=digest(file))
     refused(copied, "is no safetensors file")
     file.unlink()
-    refused(copied, "no such file; python -m dtp_lightning.export RUN writes")
+    refused(copied, "no such file; python -m dtp_lightning.export.writer RUN writes")
 
 
 def test_a_broken_card_is_refused(copied: Path) -> None:
@@ -224,7 +224,7 @@ def test_images_that_do_not_fit_are_refused(images: torch.Tensor, expected: str,
 def test_the_command(finished: Path, tmp_path: Path) -> None:
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "dtp_lightning.export", *words], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "dtp_lightning.export.writer", *words], cwd=ROOT, capture_output=True, text=True
         )
 
     done = command(str(finished), "--to", str(tmp_path / "my encoder.safetensors"))

@@ -118,7 +118,7 @@ def test_first_activations_and_targets() -> None:
         traces = learner.trace(run.views(0).flatten(0, 1))
         with torch.no_grad():
             close(learner.model.head(traces[-1].h), run.stacked("step0/embedding"))
-        _, top = learner.teach_head(traces, 2)
+        _, top = learner.compute_head_gradients(traces, 2)
         error = 0.5 * top
         first_image = [0, 6]  # its two views, rows 0 and 1 of the recording
         for i in (4, 3, 2, 1):

@@ -9,7 +9,7 @@ import torch
 from conftest import composed, learner_of, options
 from torch import Tensor, nn
 
-from dtp_lightning.config import checked
+from dtp_lightning.config.instantiate import checked
 from dtp_lightning.learners import Learner
 
 LEARNERS = options("learner")
@@ -42,7 +42,7 @@ def test_two_steps_with_every_loss(name: str, loss: str, views: Tensor) -> None:
     after = learner.model.state_dict()
     moved = {key for key in after if not torch.equal(before[key], after[key])}
     forward = {key for key in after if "feedback_map" not in key}
-    if learner.teaches_all_stages:
+    if learner.trains_all_stages:
         assert forward <= moved, "every forward weight learns"
     else:
         assert moved and moved <= forward
@@ -81,7 +81,7 @@ def test_pulling_one_stage_moves_no_other(name: str, views: Tensor) -> None:
     learner = learner_of(f"learner={name}")
     traces = learner.trace(views.flatten(0, 1))
     top = len(traces) - 1
-    traces[top].pull(torch.ones_like(traces[top].y))
+    traces[top].vjp(torch.ones_like(traces[top].y))
     learner.forward_optimizer.step()
     fresh = learner_of(f"learner={name}")
     for i, (now, then) in enumerate(zip(stage_parameters(learner), stage_parameters(fresh), strict=True)):
@@ -96,12 +96,12 @@ def test_weight_transport_is_as_declared(name: str, views: Tensor) -> None:
     for scrambled in (False, True):
         learner = learner_of(f"learner={name}")
         traces = learner.trace(views.flatten(0, 1))
-        _, top = learner.teach_head(traces, len(views))
+        _, top = learner.compute_head_gradients(traces, len(views))
         if scrambled:
             for parameters in stage_parameters(learner):
                 for parameter in parameters:
                     parameter.data.normal_(generator=torch.Generator().manual_seed(7))
-        learner.teach(traces, top, measure=False)
+        learner.compute_gradients(traces, top, measure=False)
         gradients.append(torch.cat(forward_gradients(learner)[:-1]))
     assert torch.equal(*gradients) != learner.transports_weights
 

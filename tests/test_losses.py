@@ -9,7 +9,7 @@ import torch
 from conftest import composed, options
 from torch import Tensor, nn
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, l1
 

@@ -8,7 +8,7 @@ from conftest import TINY, composed, options
 from torch import nn
 from torch.nn import functional as F
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models import ConvFeedback, conv_net, conv_stage, features_of
@@ -26,8 +26,8 @@ def test_feedback_restores_the_input_size(
         pytest.skip("nothing is left after pooling")
     stage = conv_stage(2, 3, kernel_size=kernel_size, pool=pool, stride=stride, **kind)
     x = torch.rand(2, 2, *size)
-    y, switches, _ = stage.run(x)
-    back = stage.feedback(y, x, switches)
+    y, pool_indices, _ = stage.run(x)
+    back = stage.feedback(y, x, pool_indices)
     assert back.shape == x.shape
     assert y.shape[-2:] == tuple(-(-n // stride) // pool for n in size)
 
@@ -41,10 +41,10 @@ def test_unpooling_feedback_can_be_the_exact_transpose(pooling: str, size: int) 
     )
     stage.feedback_map.weight.data = stage.forward_map[0].weight.data
     x = torch.randn(2, 2, size, size, requires_grad=True)
-    y, switches, _ = stage.run(x)
+    y, pool_indices, _ = stage.run(x)
     u = torch.randn_like(y)
     (expected,) = torch.autograd.grad(y, x, u)
-    torch.testing.assert_close(stage.feedback(u, x, switches), expected)
+    torch.testing.assert_close(stage.feedback(u, x, pool_indices), expected)
 
 
 @pytest.mark.parametrize("size", [6, 7])
@@ -156,17 +156,17 @@ def test_convolution_learns_in_bfloat16_as_torchs_does() -> None:
 def test_derivative_of_feedback_is_torchs(kind: dict, activation: str) -> None:
     stage = conv_stage(2, 3, activation_below=activation, **kind).double()
     x = torch.rand(4, 2, 7, 8, dtype=torch.float64)
-    y, switches, _ = stage.run(x)
+    y, pool_indices, _ = stage.run(x)
     along = torch.randn_like(y)
     with torch.no_grad():
-        expected = torch.func.jvp(lambda u: stage.feedback(u, x, switches), (y.detach(),), (along,))[1]
-        torch.testing.assert_close(stage.feedback_jvp(y.detach(), along, x, switches), expected)
+        expected = torch.func.jvp(lambda u: stage.feedback(u, x, pool_indices), (y.detach(),), (along,))[1]
+        torch.testing.assert_close(stage.feedback_jvp(y.detach(), along, x, pool_indices), expected)
 
 
 def test_unpooling_is_torchs() -> None:
-    y, switches = F.max_pool2d(torch.randn(2, 3, 7, 8), 2, return_indices=True)
+    y, pool_indices = F.max_pool2d(torch.randn(2, 3, 7, 8), 2, return_indices=True)
     torch.testing.assert_close(
-        unpool(y, switches, 2, (7, 8)), F.max_unpool2d(y, switches, [2, 2], output_size=(7, 8)), rtol=0, atol=0
+        unpool(y, pool_indices, 2, (7, 8)), F.max_unpool2d(y, pool_indices, [2, 2], output_size=(7, 8)), rtol=0, atol=0
     )
 
 
@@ -192,9 +192,9 @@ def test_bias_behind_the_pool_is_the_bias_before_it() -> None:
 def test_noise_that_images_share_costs_one_convolution(options: dict) -> None:
     stage = conv_stage(3, 4, **options).double()
     x, e = torch.randn(7, 3, 8, 8, dtype=torch.float64), torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    beside = stage.run_beside(stage.run(x).linear, e)
+    beside = stage.run_perturbed(stage.run(x).preactivation, e)
     exact = stage.run(x + e[[0, 1, 2, 0, 1, 2, 0]])
     torch.testing.assert_close(beside.y, exact.y)
-    assert (beside.switches is None) == (exact.switches is None)
-    if exact.switches is not None:
-        assert torch.equal(beside.switches, exact.switches)
+    assert (beside.pool_indices is None) == (exact.pool_indices is None)
+    if exact.pool_indices is not None:
+        assert torch.equal(beside.pool_indices, exact.pool_indices)

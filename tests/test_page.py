@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from dtp_lightning.cli.sweep import failures
 from dtp_lightning.report.__main__ import read_runs
 from dtp_lightning.report.cells import cells_of, differing, labels_of, unexpected
 from dtp_lightning.report.page import write_page
 from dtp_lightning.report.page_figures import total_macs
 from dtp_lightning.report.page_tables import pairs, spread
 from dtp_lightning.report.statistics import Paired
-from dtp_lightning.report.summary import write_summary
-from dtp_lightning.sweep import failures
+from dtp_lightning.runs.summary import write_summary
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "input", "img", "br", "link", "hr"}

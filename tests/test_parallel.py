@@ -19,7 +19,8 @@ from conftest import ROOT, learner_of, options
 from torch import Tensor
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners import Learner, parallel
+from dtp_lightning.learners import Learner
+from dtp_lightning.runtime import collectives
 
 WORLD, SHARE, STEPS = 2, 3, 5
 EVERY_LOSS = [("bp", loss) for loss in options("loss")] + [("gll", "clapp"), ("dtp", "clapp")]
@@ -96,10 +97,10 @@ def test_two_processes_learn_what_one_does(rule: str, loss: str, together: list[
 
 def test_alone_nothing_changes() -> None:
     x = torch.rand(3, 2, requires_grad=True)
-    assert parallel.world_size() == 1
-    assert parallel.gather(x) is x and parallel.of_first(x) is x
+    assert collectives.world_size() == 1
+    assert collectives.all_gather(x) is x and collectives.broadcast(x) is x
     metrics = {"a": x.sum()}
-    assert parallel.mean_of(metrics) is metrics
+    assert collectives.mean_scalars(metrics) is metrics
 
 
 COMMAND = (  # no randomness within a step: devices draw differently; no maxima: rounding would decide between equals

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.losses import ContrastiveHinge, CrossEntropy, L1Margin, MulticlassHinge, PositiveOnly
 from dtp_lightning.models import conv_stage
 
@@ -214,12 +214,12 @@ def test_stages(
     torch.testing.assert_close(low.y.double(), high.y, rtol=RTOL, atol=RTOL * size)
     u = low.y.detach()
     reach = max(1.0, float(u.abs().max()))
-    back = stage.feedback(u, x, low.switches)
-    other = exact.feedback(u.double(), x, low.switches)
+    back = stage.feedback(u, x, low.pool_indices)
+    other = exact.feedback(u.double(), x, low.pool_indices)
     assert back.shape == x.shape and torch.isfinite(back).all()
     torch.testing.assert_close(back.double(), other, rtol=RTOL, atol=RTOL * reach)
     if activation in ("ReLU", "Hardtanh"):
-        return  # at a kink a rounded number switches a gradient
+        return  # at a kink a rounded number pool_indices a gradient
     ours = torch.autograd.grad(back.sum(), stage.feedback_parameters())
     theirs = torch.autograd.grad(other.sum(), exact.feedback_parameters())
     for a, b in zip(ours, theirs, strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 from conftest import ROOT
 
 from dtp_lightning.report.__main__ import read_runs, table
-from dtp_lightning.report.summary import closing_table, git_commit, settings_of, versions, write_summary
+from dtp_lightning.runs.summary import closing_table, git_commit, settings_of, versions, write_summary
 
 
 def write_run(folder: Path, learner: str, seed: int, acc: float, *overrides: str) -> None:

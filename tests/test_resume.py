@@ -16,9 +16,9 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from runs import TINY, assert_same_run, during, fail, rows, stored, weights
 
-from dtp_lightning.checkpoint import Checkpoint
 from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.signals import Interrupted
+from dtp_lightning.runs.checkpoint import Checkpoint
+from dtp_lightning.runtime.signals import Interrupted
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_pictures")]
 
@@ -125,7 +125,7 @@ def test_going_on_from_another_folder(run_pipeline: Callable[..., dict], tmp_pat
 
 
 def test_a_folder_has_one_process(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    from dtp_lightning.run_folder import claimed
+    from dtp_lightning.runs.folder import claimed
 
     with claimed(tmp_path, {"seed": 0}), pytest.raises(ConfigError, match="another process is at work"):
         run_pipeline(*TINY)

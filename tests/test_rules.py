@@ -14,7 +14,7 @@ from conftest import TINY, composed, learner_of, options, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks.measures import angle
-from dtp_lightning.config import build, checked
+from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import (
     AutoencoderFeedback,
@@ -109,7 +109,7 @@ class FlatLinear(nn.Linear):
 class FlatFeedback(nn.Linear):
     """A linear g between such shapes."""
 
-    def forward(self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(u.flatten(1)).unflatten(1, (1, *size))
 
 
@@ -278,7 +278,7 @@ def test_vanilla_targets_have_no_difference(views: Tensor) -> None:
     tp, dtp = (learner_of(f"learner={name}") for name in ("tp", "dtp"))
     traces = tp.trace(views.flatten(0, 1))
     trace, nothing = traces[-1], torch.zeros_like(traces[-1].h)
-    torch.testing.assert_close(tp.below(trace, nothing), (trace.x - trace.back(trace.h)).detach())
+    torch.testing.assert_close(tp.below(trace, nothing), (trace.x - trace.feedback(trace.h)).detach())
     assert not dtp.below(trace, nothing).any()
 
 
@@ -286,11 +286,11 @@ def test_vanilla_targets_have_no_difference(views: Tensor) -> None:
 def test_noise_that_images_share(name: str, views: Tensor) -> None:
     """The cheap way of few noise patterns gives what the dear way with the same noise gives."""
     cheap, dear = (learner_of(f"learner={name}", "learner.feedback.noise_patterns=3").double() for _ in range(2))
-    dear.keeps_linear = False
+    dear.keeps_preactivations = False
     for learner in (cheap, dear):
         torch.manual_seed(1)
         learner.step(views.double())
-    assert cheap.trace(views.double().flatten(0, 1))[1].linear is not None
+    assert cheap.trace(views.double().flatten(0, 1))[1].preactivation is not None
     for a, b in zip(cheap.parameters(), dear.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
@@ -317,7 +317,7 @@ def test_a_fraction_of_the_batch(name: str, views: Tensor) -> None:
     alone = learner_of(f"learner={name}").double()
     traces = alone.trace(images.flatten(0, 1)[2:6])
     if alone._head:
-        alone.head_as_stage(traces, alone._head[0], 2, None)
+        alone.trace_head(traces, alone._head[0], 2, None)
     torch.manual_seed(1)
     alone.feedback.train(traces, alone.feedback_optimizer)
     for a, b in zip(part.model.stages[1:], alone.model.stages[1:], strict=True):
@@ -342,7 +342,9 @@ def test_without_noise_what_is_known_is_not_computed_again(order: str, steps: in
     words = ("learner=dtp", "learner.feedback.noise_std=0", f"learner.order={order}", f"learner.feedback.steps={steps}")
     learners = [learner_of(*words).double() for _ in range(2)]
     learners[1].feedback.loss = lambda traces, i: (  # the formula, on f and g as they are
-        (traces[i - 1].back(traces[i - 1].stage(traces[i - 1].x.detach())) - traces[i - 1].x.detach()).square().mean()
+        (traces[i - 1].feedback(traces[i - 1].stage(traces[i - 1].x.detach())) - traces[i - 1].x.detach())
+        .square()
+        .mean()
     )
     learners[1].feedback.prepare = list
     for learner in learners:

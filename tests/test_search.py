@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from dtp_lightning import search as module
+from dtp_lightning.cli import search as module
 from dtp_lightning.errors import ConfigError
 
 optuna = pytest.importorskip("optuna", reason="pip install 'dtp-lightning[search]' to run this")
@@ -64,7 +64,7 @@ def test_only_validation_may_be_optimised(tmp_path: Path) -> None:
 
 def test_one_real_trial(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dtp_lightning.search", str(ROOT / "sweeps" / "search" / "bp.yaml"), "--trials", "1",
+        [sys.executable, "-m", "dtp_lightning.cli.search", str(ROOT / "sweeps" / "search" / "bp.yaml"), "--trials", "1",
          "--folder", str(tmp_path / "study"), "trainer.max_epochs=1", "trainer.limit_train_batches=2",
          "evaluation.few_labels.draws=1"],
         cwd=ROOT, capture_output=True, text=True, timeout=240,

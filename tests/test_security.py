@@ -16,10 +16,10 @@ from conftest import CONF, ROOT, composed, options
 from test_evaluate import evaluate
 from wrong_inputs import Evil, Wrong, attempt
 
-from dtp_lightning.checkpoint import Checkpoint
-from dtp_lightning.config import checked
+from dtp_lightning.config.instantiate import checked
 from dtp_lightning.errors import DataError, SecretError
-from dtp_lightning.trust import SHIPPED, load, trusted
+from dtp_lightning.runs.checkpoint import Checkpoint
+from dtp_lightning.runs.safe_loading import SHIPPED, load, trusted
 
 SHORT = (
     "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "evaluation=[knn]",
@@ -93,7 +93,7 @@ STRANGERS = [
     {"_target_": "torch.load", "f": "x"},
     {"_target_": "dtp_lightning_evil.losses.Loss"},
     {"_target_": "dtp_lightning.data.image_folder.ThreadPoolExecutor"},  # imported there, not defined there
-    {"_target_": "dtp_lightning.cli.run"},
+    {"_target_": "dtp_lightning.cli.entry.run"},
     {"_target_": ["os.system"]},
 ]
 
@@ -164,7 +164,7 @@ def test_secrets_are_refused_before_they_are_written(tmp_path: Path) -> None:
     own = tmp_path / "conf" / "logger"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(
-        "wandb:\n  _target_: dtp_lightning.tracking.wandb_logger\n  api_key: 0123456789abcdef\n"
+        "wandb:\n  _target_: dtp_lightning.loggers.trackers.wandb_logger\n  api_key: 0123456789abcdef\n"
     )
     for words in ("+logger.wandb.api_key=0123456789abcdef", f"--config-dir {tmp_path / 'conf'} logger=mine"):
         run = tmp_path / f"run{len(words)}"
@@ -186,7 +186,7 @@ def test_any_path_will_do(place: str, run_pipeline: Callable[..., dict], tmp_pat
     from test_image_folder import picture
 
     import dtp_lightning
-    from dtp_lightning.export import export
+    from dtp_lightning.export.writer import export
 
     data, run = tmp_path / place / "images", tmp_path / place / "run"
     for name in ("eine Klasse", "ß"):

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from runs import TINY, assert_same_run, stored
 
-from dtp_lightning.checkpoint_io import whole
+from dtp_lightning.runs.checkpoint_io import whole
 
 pytestmark = pytest.mark.faults
 LONG = 120  # seconds: the machine may be busy, or stop us for a while

@@ -16,17 +16,17 @@ import pytest
 from conftest import ROOT
 
 from dtp_lightning.errors import UserError
+from dtp_lightning.loggers.trackers import STEP
 from dtp_lightning.report.__main__ import read_runs
 from dtp_lightning.report.board import collect
 from dtp_lightning.report.dashboard import SECTIONS, panels_of, tracked, workspace
-from dtp_lightning.report.summary import figures_in, scalars_of
-from dtp_lightning.tracking import STEP
+from dtp_lightning.runs.summary import figures_in, scalars_of
 
 BOTH = (
     "logger=wandb",
     "logger.wandb.mode=offline",
     "logger.wandb.group=together",
-    "+logger.tensorboard._target_=dtp_lightning.tracking.tensorboard_logger",
+    "+logger.tensorboard._target_=dtp_lightning.loggers.trackers.tensorboard_logger",
 )
 EVERYTHING = (
     "callbacks=[online_knn,online_distances,alignment]",

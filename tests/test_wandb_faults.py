@@ -19,7 +19,7 @@ import wandb
 from runs import TINY, during, fail, rows
 from test_pipeline import records
 
-from dtp_lightning import guarded_wandb
+from dtp_lightning.loggers import guarded_wandb
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_pictures")]
 COMMAND = (*TINY, "logger=wandb")

@@ -22,7 +22,8 @@ from dtp_lightning.callbacks.measures import (
     update_alignment,
 )
 from dtp_lightning.data.images import ImageData
-from dtp_lightning.learners import Learner, parallel
+from dtp_lightning.learners import Learner
+from dtp_lightning.runtime import collectives
 
 SEED = 2_007  # of the views, the probes and the copy's noise: the same at every look, whatever the run's seed
 
@@ -96,7 +97,7 @@ class Alignment(pl.Callback):
             torch.cuda.synchronize(device)  # what the training still computes is not our time
         began = time.perf_counter()
         generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with generators, torch.enable_grad(), parallel.alone():
+        with generators, torch.enable_grad(), collectives.single_process():
             torch.manual_seed(SEED)
             found = diagnose(copy.deepcopy(learner), self.views.to(device), self.labels.to(device))
         self.overhead_seconds += time.perf_counter() - began

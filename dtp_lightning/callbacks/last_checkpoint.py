@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from dtp_lightning.checkpoint_io import LAST
-from dtp_lightning.signals import Deferred, Interrupted
+from dtp_lightning.runs.checkpoint_io import LAST
+from dtp_lightning.runtime.signals import Deferred, Interrupted
 
 
 class LastCheckpoint(Checkpoint):

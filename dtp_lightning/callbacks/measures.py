@@ -84,7 +84,7 @@ def jacobian_alignment(trace: StageTrace, u: Tensor) -> tuple[float, float]:
         x = trace.x.detach().requires_grad_(True)
         (exact,) = torch.autograd.grad(trace.stage.run(x)[0], x, u)
         h = trace.h.requires_grad_(True)
-        back = trace.back(h)
+        back = trace.feedback(h)
         v = torch.zeros_like(back, requires_grad=True)
         (pulled,) = torch.autograd.grad(back, h, v, create_graph=True)
         (carried,) = torch.autograd.grad(pulled, v, u)
@@ -95,7 +95,7 @@ def jacobian_alignment(trace: StageTrace, u: Tensor) -> tuple[float, float]:
 @torch.no_grad()
 def reconstruction(trace: StageTrace) -> float:
     """mean((g(f(h)) - h)^2) / var(h) for h the stage's input, clean; 0 is perfect, 1 what a constant would reach."""
-    return ((trace.back(trace.h) - trace.x).square().mean() / trace.x.var(correction=0)).item()
+    return ((trace.feedback(trace.h) - trace.x).square().mean() / trace.x.var(correction=0)).item()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dtp_lightning.data.images import ImageData, Images, Split
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.signals import ignore_signals
+from dtp_lightning.runtime.signals import ignore_signals
 
 Loading = Literal["auto", "memory", "stream"]
 MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts on the device

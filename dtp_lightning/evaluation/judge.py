@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from dtp_lightning import signals
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
+from dtp_lightning.figures import plots
 from dtp_lightning.models.network import Network, freeze
-from dtp_lightning.report import plots
-from dtp_lightning.report.summary import RANDOM
+from dtp_lightning.runs.summary import RANDOM
+from dtp_lightning.runtime import signals
 
 
 def judge(

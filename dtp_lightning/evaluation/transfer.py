@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dtp_lightning.compatibility import check_each
+from dtp_lightning.config.compatibility import check_each
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result

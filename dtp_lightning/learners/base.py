@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dtp_lightning.learners import parallel
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Run, Stage
+from dtp_lightning.models.stage import Stage, StageOutput
+from dtp_lightning.runtime import collectives
 
 Metrics = dict[str, Tensor]
 OptimizerFactory = Callable[[list[dict]], Optimizer]
@@ -37,41 +37,41 @@ class StageTrace:
     Attributes:
         stage: f_i and g_i.
         x: h_{i-1}, detached, (N, C_below, H, W).
-        y: h_i, on the local graph until :meth:`pull` is called, (N, C, H', W').
-        switches: of the stage's max-pool in this forward pass, if its feedback map wants them.
-        linear: what the stage's first layer made of x, if the rule keeps it (:meth:`Stage.run_beside`).
-        returned: g_i(h_i) on a graph that reaches the parameters of g_i, if their training has use for it.
+        y: h_i, on the local graph until :meth:`vjp` is called, (N, C, H', W').
+        pool_indices: of the stage's max-pool in this forward pass, if its feedback map wants them.
+        preactivation: what the stage's first layer made of x, if the rule keeps it (:meth:`Stage.run_perturbed`).
+        reconstruction: g_i(h_i) on a graph that reaches the parameters of g_i, if their training has use for it.
     """
 
     stage: Stage
     x: Tensor
     y: Tensor
-    switches: Tensor | None = None
-    linear: Tensor | None = None
-    returned: Tensor | None = None
+    pool_indices: Tensor | None = None
+    preactivation: Tensor | None = None
+    reconstruction: Tensor | None = None
 
-    def part(self, start: int, stop: int) -> StageTrace:
+    def slice(self, start: int, stop: int) -> StageTrace:
         """The same of rows start to stop alone, without graphs."""
         rows = slice(start, stop)
         x, h = self.x.detach()[rows], self.h[rows]
-        switches, linear = (None if t is None else t[rows] for t in (self.switches, self.linear))
-        return StageTrace(self.stage, x, h, switches, linear)
+        pool_indices, preactivation = (None if t is None else t[rows] for t in (self.pool_indices, self.preactivation))
+        return StageTrace(self.stage, x, h, pool_indices, preactivation)
 
     @property
     def h(self) -> Tensor:
         """h_i, detached."""
         return self.y.detach()
 
-    def back(self, u: Tensor) -> Tensor:
+    def feedback(self, u: Tensor) -> Tensor:
         """g_i(u) for u of h_i's shape, (N, C_below, H, W)."""
-        return self.stage.feedback(u, like=self.x, switches=self.switches)
+        return self.stage.feedback(u, like=self.x, pool_indices=self.pool_indices)
 
-    def back_h(self) -> Tensor:
+    def reconstruct(self) -> Tensor:
         """g_i(h_i), without a graph; not to be written to."""
         with torch.no_grad():
-            return self.back(self.h) if self.returned is None else self.returned.detach()
+            return self.feedback(self.h) if self.reconstruction is None else self.reconstruction.detach()
 
-    def pull(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
+    def vjp(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
         """Write the forward weights' gradient scale * J_W^T delta, and free the graph.
 
         Args:
@@ -90,8 +90,8 @@ class StageTrace:
 class Learner(nn.Module, ABC):
     """One learning rule: views in, metrics out, weights updated. It knows no trainer, logger or config.
 
-    Subclasses implement :meth:`teach`. What a rule owns beyond the model (random feedback, heads of stages) is
-    registered on it as parameters or buffers, so that devices and checkpoints need no special case.
+    Subclasses implement :meth:`compute_gradients`. What a rule owns beyond the model (random feedback, heads of stages)
+    is registered on it as parameters or buffers, so that devices and checkpoints need no special case.
 
     Args:
         model: stages and head.
@@ -103,14 +103,14 @@ class Learner(nn.Module, ABC):
     transports_weights: ClassVar[bool] = False
     """Whether displacements below depend on the forward weights above (what biology cannot do)."""
     needs_input_gradients: ClassVar[bool] = False
-    """Whether the rule asks :meth:`StageTrace.pull` for J_x^T delta."""
+    """Whether the rule asks :meth:`StageTrace.vjp` for J_x^T delta."""
     uses_feedback_maps: ClassVar[bool] = False
     """Whether displacements travel through the stages' own feedback maps."""
-    teaches_all_stages: ClassVar[bool] = True
+    trains_all_stages: ClassVar[bool] = True
     """Whether every stage learns from every batch."""
     survives_bf16: bool = False
     """Whether the rule learns under ``trainer.precision=bf16-mixed``; differences of activations do not survive it."""
-    keeps_linear: bool = False
+    keeps_preactivations: bool = False
     """Whether traces keep what the stages' first layers gave."""
 
     def __init__(self, model: Network, loss: nn.Module, forward_optimizer: OptimizerFactory) -> None:
@@ -135,13 +135,13 @@ class Learner(nn.Module, ABC):
         self.epoch = epoch
 
     @abstractmethod
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
-        """Decide a displacement for every stage and hand each to its trace's ``pull``, once.
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+        """Decide a displacement for every stage and hand each to its trace's ``vjp``, once.
 
         Args:
-            traces: stages 1..L on this batch, bottom first (and the head, where :meth:`teach_head` adds it).
+            traces: stages 1..L on this batch, bottom first (and the head, where :meth:`trace_head` added it).
             top: dL/dh of the last trace's h, of its shape. L is a mean over the batch, so this is of order 1/N.
-                (Where processes share a batch, over the whole of it: see :mod:`dtp_lightning.learners.parallel`.)
+                (Where processes share a batch, over the whole of it: see :mod:`dtp_lightning.runtime.collectives`.)
             measure: whether quantities that only a log needs shall be computed.
 
         Returns:
@@ -169,22 +169,22 @@ class Learner(nn.Module, ABC):
             ``loss`` and the rule's own scalars, detached.
         """
         traces = self.trace(views.flatten(0, 1))
-        loss, top = self.teach_head(traces, len(views), labels)
-        metrics = self.teach(traces, top, measure=measure)
+        loss, top = self.compute_head_gradients(traces, len(views), labels)
+        metrics = self.compute_gradients(traces, top, measure=measure)
         if measure:
-            metrics = parallel.mean_of(metrics)
+            metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
         (update or self.forward_optimizer.step)()
         return {"loss": loss, **metrics}
 
     def combine_gradients(self) -> None:
         """Let processes that share a batch have the gradients of the whole batch."""
-        if parallel.world_size() == 1:
+        if collectives.world_size() == 1:
             return
         whole = {id(p) for p in self.loss_parameters()}
         parameters = [p for group in self.forward_optimizer.param_groups for p in group["params"]]
-        parallel.sum_gradients(p for p in parameters if id(p) not in whole)
-        parallel.mean_gradients(p for p in parameters if id(p) in whole)
+        collectives.sum_gradients(p for p in parameters if id(p) not in whole)
+        collectives.mean_gradients(p for p in parameters if id(p) in whole)
 
     def loss_parameters(self) -> list[nn.Parameter]:
         """The objective's own, which see the whole batch in every process."""
@@ -196,9 +196,9 @@ class Learner(nn.Module, ABC):
         traces = []
         for i, stage in enumerate(self.model.stages):
             x = h.detach().requires_grad_(self.needs_input_gradients and i > 0)
-            h, switches, linear = self.run(stage, x)
-            kept = linear.detach() if linear is not None and i > 0 and self.keeps_linear else None
-            traces.append(StageTrace(stage, x, h, switches, kept))
+            h, pool_indices, preactivation = self.run(stage, x)
+            kept = preactivation.detach() if preactivation is not None and i > 0 and self.keeps_preactivations else None
+            traces.append(StageTrace(stage, x, h, pool_indices, kept))
         return traces
 
     def objective(
@@ -209,13 +209,15 @@ class Learner(nn.Module, ABC):
         Where processes share a batch: of the outputs of all of them.
         """
         loss = loss or self.loss
-        by_view = parallel.gather(outputs.unflatten(0, (views, -1)), dim=1)
+        by_view = collectives.all_gather(outputs.unflatten(0, (views, -1)), dim=1)
         if getattr(loss, "supervised", False):
             assert labels is not None, "a supervised objective is told the labels"
-            return loss(by_view.flatten(0, 1), parallel.gather(labels).repeat(views))
+            return loss(by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
         return loss(*by_view)
 
-    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def compute_head_gradients(
+        self, traces: list[StageTrace], views: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Write the objective's gradient for the head's weights; return the loss and dL/dh_L.
 
         The head follows the objective directly under most rules, as Lee et al. (2015) take the penultimate
@@ -226,7 +228,7 @@ class Learner(nn.Module, ABC):
         top = self.write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
         return loss.detach(), top
 
-    def head_as_stage(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
+    def trace_head(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
         """For rules that treat the head as one more stage: add its trace; return the loss and dL/dz."""
         x = traces[-1].h.requires_grad_(self.needs_input_gradients)
         traces.append(StageTrace(head, x, self.run(head, x).y))
@@ -234,7 +236,7 @@ class Learner(nn.Module, ABC):
         loss = self.objective(z, views, labels)
         return loss.detach(), self.write_gradients(loss, list(self.loss.parameters()), z)
 
-    def run(self, stage: Stage, x: Tensor) -> Run:
+    def run(self, stage: Stage, x: Tensor) -> StageOutput:
         """f(x); where a rule decides what the way back through f looks like."""
         return stage.run(x)
 

@@ -14,10 +14,10 @@ class Backprop(Learner):
     needs_input_gradients = True
     survives_bf16 = True
 
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """One autograd call a stage gives its weight gradient and the displacement below."""
         delta: Tensor | None = top
         for trace in reversed(traces):
             assert delta is not None
-            delta = trace.pull(delta, to_input=trace is not traces[0])
+            delta = trace.vjp(delta, to_input=trace is not traces[0])
         return {}

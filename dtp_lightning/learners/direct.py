@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import normal_like
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage
+from dtp_lightning.runtime import collectives
 
 
 class DirectTraining:
@@ -71,18 +71,20 @@ class DirectFeedback(Learner):
         """Forward, then feedback if it learns."""
         return [self.forward_optimizer, *([self.feedback_optimizer] if self.feedback_optimizer else [])]
 
-    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def compute_head_gradients(
+        self, traces: list[StageTrace], views: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The error at the embedding."""
-        return self.head_as_stage(traces, self._head[0], views, labels)
+        return self.trace_head(traces, self._head[0], views, labels)
 
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Every stage its own share of the one error; then Q learns, with the forward weights as they are."""
         *stages, head = traces
-        head.pull(top)
+        head.vjp(top)
         for trace, q in zip(stages, self.direct, strict=True):
             with torch.no_grad():
                 delta = q(top).view_as(trace.h)
-            trace.pull(delta)
+            trace.vjp(delta)
         if self.feedback is None or self.feedback_optimizer is None:
             return {}
         return self._train(stages, head.h.detach(), self.feedback)
@@ -102,6 +104,6 @@ class DirectFeedback(Learner):
             (weight,) = q.parameters()
             (weight.grad,) = torch.autograd.grad(loss, [weight])
             metrics[f"reconstruction_loss/stage{i + 1}"] = loss.detach()
-        parallel.mean_gradients(self.direct.parameters())
+        collectives.mean_gradients(self.direct.parameters())
         self.feedback_optimizer.step()
         return metrics

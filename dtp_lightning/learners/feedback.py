@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
-from dtp_lightning.learners.noise import normal_like, plus_tiled
-from dtp_lightning.models.stage import Run, Stage
+from dtp_lightning.learners.noise import add_tiled, normal_like
+from dtp_lightning.models.stage import Stage, StageOutput
+from dtp_lightning.runtime import collectives
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -37,7 +37,7 @@ class FeedbackTraining(ABC):
             odd ones (Lee et al. 2015; Bartunov et al. 2018).
         noise_patterns: how many different noise samples a step draws for all images (two views of each), which take
             turns; None draws one for every image. The expected gradient is the same; f of noisy activations then
-            costs next to nothing (:meth:`Stage.run_beside`).
+            costs next to nothing (:meth:`Stage.run_perturbed`).
         fraction: of a batch that feedback learns from, in (0, 1]: rows in its middle, from both of two views.
 
     Raises:
@@ -102,7 +102,7 @@ class FeedbackTraining(ABC):
             size = len(traces[0].x)
             some = math.ceil(self.fraction * size)
             start = (size - some) // 2
-            traces = [trace.part(start, start + some) for trace in traces]
+            traces = [trace.slice(start, start + some) for trace in traces]
         metrics: Metrics = {}
         most = self.steps if isinstance(self.steps, int) else max(self.steps)
         for k in range(most):
@@ -115,7 +115,7 @@ class FeedbackTraining(ABC):
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     parameter.grad = gradient
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
-            parallel.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
+            collectives.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
         return metrics
 
@@ -129,7 +129,7 @@ class FeedbackTraining(ABC):
         return noise if self.sigma(i) == 1 else noise.mul_(self.sigma(i))
 
     @torch.no_grad()
-    def disturb(self, trace: StageTrace, i: int, *, noisy: bool = False) -> tuple[Tensor, Run]:
+    def perturb(self, trace: StageTrace, i: int, *, noisy: bool = False) -> tuple[Tensor, StageOutput]:
         """Noise at the input x of the stage i, and f's run on x + noise.
 
         Args:
@@ -139,9 +139,9 @@ class FeedbackTraining(ABC):
         """
         x = trace.x.detach()
         e = self.noise(x, i)
-        if trace.linear is not None and len(e) < len(x):
-            return (plus_tiled(x, e) if noisy else e), trace.stage.run_beside(trace.linear, e)
-        moved = plus_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
+        if trace.preactivation is not None and len(e) < len(x):
+            return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(trace.preactivation, e)
+        moved = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
         return (moved if noisy else e), trace.stage.run(moved)
 
     @abstractmethod

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import grad as nn_grad
 
-from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Run, Stage
+from dtp_lightning.models.stage import Stage, StageOutput
+from dtp_lightning.runtime import collectives
 
 
 class FeedbackAlignment(Learner):
@@ -44,39 +44,41 @@ class FeedbackAlignment(Learner):
         self.weights, self.magnitude = weights, magnitude
         self.transports_weights = weights == "sign"  # type: ignore[misc]
         self._head = (Stage(model.head),)
-        carriers = [layer for stage in (*model.stages[1:], *self._head) for layer in carrying(stage)]
+        carriers = [layer for stage in (*model.stages[1:], *self._head) for layer in weighted_layers(stage)]
         self._index = {layer: i for i, layer in enumerate(carriers)}
         learns = weights == "updated"
         self.feedback_weights = nn.ParameterList(
-            nn.Parameter(drawn_like(layer.weight), requires_grad=learns) for layer in carriers
+            nn.Parameter(initialised_like(layer.weight), requires_grad=learns) for layer in carriers
         )
         if learns:
             self.forward_optimizer.add_param_group({"name": "feedback", "params": list(self.feedback_weights)})
 
-    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def compute_head_gradients(
+        self, traces: list[StageTrace], views: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The error at the embedding: the head carries it back by B as well."""
-        return self.head_as_stage(traces, self._head[0], views, labels)
+        return self.trace_head(traces, self._head[0], views, labels)
 
-    def run(self, stage: Stage, x: Tensor) -> Run:
+    def run(self, stage: Stage, x: Tensor) -> StageOutput:
         """f(x), whose weighted layers carry gradients of their input by B."""
         for layer in stage.layers():
             if x.requires_grad and layer in self._index:
-                x = CarriedBack.apply(x, layer(x.detach()), layer, self.backward_weight)
+                x = AlignedInputGradient.apply(x, layer(x.detach()), layer, self.backward_weight)
             else:
                 x = layer(x)
-            x = x[0] if isinstance(x, tuple) else x  # a max-pool may give its switches as well
-        return Run(x)
+            x = x[0] if isinstance(x, tuple) else x  # a max-pool may give its indices as well
+        return StageOutput(x)
 
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """As backprop does, through other weights."""
         if self.weights == "sign" and self.magnitude == "batch":
             with torch.no_grad():
                 for layer, i in self._index.items():
-                    self.feedback_weights[i].copy_(parallel.of_first(drawn_like(layer.weight)))
+                    self.feedback_weights[i].copy_(collectives.broadcast(initialised_like(layer.weight)))
         delta: Tensor | None = top
         for trace in reversed(traces):
             assert delta is not None
-            delta = trace.pull(delta, to_input=trace is not traces[0])
+            delta = trace.vjp(delta, to_input=trace is not traces[0])
         return {}
 
     def combine_gradients(self) -> None:
@@ -97,19 +99,19 @@ class FeedbackAlignment(Learner):
         return layer.weight.sign() * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
 
 
-def carrying(stage: Stage) -> list[nn.Conv2d | nn.Linear]:
+def weighted_layers(stage: Stage) -> list[nn.Conv2d | nn.Linear]:
     """The layers of a stage that have weights."""
     return [layer for layer in stage.layers() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
-def drawn_like(weight: Tensor) -> Tensor:
+def initialised_like(weight: Tensor) -> Tensor:
     """Weights drawn as torch draws those of convolutions and linear layers."""
     drawn = torch.empty_like(weight)
     nn.init.kaiming_uniform_(drawn, a=5**0.5)
     return drawn
 
 
-class CarriedBack(torch.autograd.Function):
+class AlignedInputGradient(torch.autograd.Function):
     """Passes a layer's output on; its gradient reaches the layer's weights as it is and the layer's input by B."""
 
     @staticmethod

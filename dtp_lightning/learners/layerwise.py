@@ -10,9 +10,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.models.network import Network
+from dtp_lightning.runtime import collectives
 
 
 class LayerwiseLearning(Learner):
@@ -27,7 +27,7 @@ class LayerwiseLearning(Learner):
         epochs_per_stage: of ``greedy``; the last stage keeps learning after its turn.
     """
 
-    teaches_all_stages = False
+    trains_all_stages = False
     survives_bf16 = True
 
     def __init__(
@@ -75,14 +75,16 @@ class LayerwiseLearning(Learner):
         if self.order == "greedy":
             return [min(self.epoch // self.epochs_per_stage, stages - 1)]
         if self.order == "random":
-            return [int(parallel.of_first(torch.randint(stages, ())))]
+            return [int(collectives.broadcast(torch.randint(stages, ())))]
         return list(range(stages))
 
     def loss_parameters(self) -> list[nn.Parameter]:
         """Those of every stage's objective."""
         return [*super().loss_parameters(), *self.losses.parameters()]
 
-    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def compute_head_gradients(
+        self, traces: list[StageTrace], views: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Gradients of each active stage's head; the sum of their losses, and dL/dh of all of them, flat."""
         self.forward_optimizer.zero_grad(set_to_none=True)
         total, errors = torch.zeros((), device=traces[0].x.device), []
@@ -95,9 +97,9 @@ class LayerwiseLearning(Learner):
             total = total + value.detach()
         return total, torch.cat(errors)
 
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Each active stage its own error."""
         errors = top.split([traces[i].y.numel() for i in self.active])
         for i, error in zip(self.active, errors, strict=True):
-            traces[i].pull(error.view_as(traces[i].y))
+            traces[i].vjp(error.view_as(traces[i].y))
         return {}

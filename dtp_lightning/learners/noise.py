@@ -36,7 +36,7 @@ def normal_like(x: Tensor) -> Tensor:
     return noise
 
 
-def plus_tiled(x: Tensor, rows: Tensor) -> Tensor:
+def add_tiled(x: Tensor, rows: Tensor) -> Tensor:
     """Sum of x (N, ...) and rows (G, ...), row n modulo G, in x's memory layout; in one pass if G divides N."""
     moved = torch.empty_like(x)
     if len(x) % len(rows):

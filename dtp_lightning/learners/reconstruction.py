@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dtp_lightning.learners.base import OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining, Share
-from dtp_lightning.learners.noise import plus_tiled, tiled
+from dtp_lightning.learners.noise import add_tiled, tiled
 
 
 class MeanSquare(torch.autograd.Function):
@@ -99,18 +99,18 @@ class AutoencoderFeedback(FeedbackTraining):
         """Without noise g(f(x)) is what targets need as well."""
         for i, trace in enumerate(traces[1:], 2):
             if self.sigma(i) == 0 and self.fraction == 1:
-                trace.returned = trace.back(trace.h)
+                trace.reconstruction = trace.feedback(trace.h)
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i."""
         trace = traces[i - 1]
         clean = trace.x.detach()
         if self.sigma(i) == 0:
-            known, trace.returned = trace.returned, None  # not for a second step: g is another then
-            return squares(trace.back(trace.h) if known is None else known, clean)
-        noisy, above = self.disturb(trace, i, noisy=True)
+            known, trace.reconstruction = trace.reconstruction, None  # not for a second step: g is another then
+            return squares(trace.feedback(trace.h) if known is None else known, clean)
+        noisy, above = self.perturb(trace, i, noisy=True)
         goal = noisy if self.goal == "noisy" else clean
-        return squares(trace.stage.feedback(above.y, clean, above.switches), goal)
+        return squares(trace.stage.feedback(above.y, clean, above.pool_indices), goal)
 
 
 class DifferenceReconstruction(FeedbackTraining):
@@ -125,15 +125,15 @@ class DifferenceReconstruction(FeedbackTraining):
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i; the way up is i..L, so the whole costs a pass for each stage."""
         below = traces[i - 1].x.detach()
-        noisy, above = self.disturb(traces[i - 1], i, noisy=True)
+        noisy, above = self.perturb(traces[i - 1], i, noisy=True)
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
                 target = trace.stage(target)
             for trace in reversed(traces[i:]):
-                target = trace.x - trace.back(trace.h) + trace.back(target)
+                target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
-        returned = below - trace.back(trace.h) + trace.back(target)
+        returned = below - trace.feedback(trace.h) + trace.feedback(target)
         return squares(returned, noisy) / self.sigma(i) ** 2
 
 
@@ -153,12 +153,12 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         """R_i, all three feedback passes in one call."""
         trace = traces[i - 1]
         x, y = trace.x.detach(), trace.h
-        e, moved = self.disturb(trace, i)
-        stacked = torch.cat([y, moved.y, plus_tiled(y, self.noise(y, i))])
-        switches = None
-        if trace.switches is not None and moved.switches is not None:
-            switches = torch.cat([trace.switches, moved.switches, trace.switches])
+        e, moved = self.perturb(trace, i)
+        stacked = torch.cat([y, moved.y, add_tiled(y, self.noise(y, i))])
+        pool_indices = None
+        if trace.pool_indices is not None and moved.pool_indices is not None:
+            pool_indices = torch.cat([trace.pool_indices, moved.pool_indices, trace.pool_indices])
         if len(x) % len(e):
             e = tiled(e, len(x))
-        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, x, switches), e)
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, x, pool_indices), e)
         return loss

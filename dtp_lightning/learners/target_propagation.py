@@ -9,11 +9,11 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dtp_lightning.learners import parallel
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
+from dtp_lightning.runtime import collectives
 
 # Rules carry errors e_i = h_i - t_i, not targets: the difference of two activations of order 1 keeps few digits of an
 # error that is 1e-7 of them.
@@ -33,8 +33,8 @@ def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
     Returns:
         e_{i-1}, of h_{i-1}'s shape.
     """
-    moved = trace.back(trace.h - error)
-    return torch.sub(trace.back_h(), moved, out=moved)
+    moved = trace.feedback(trace.h - error)
+    return torch.sub(trace.reconstruct(), moved, out=moved)
 
 
 @torch.no_grad()
@@ -43,13 +43,13 @@ def linearised_error(trace: StageTrace, error: Tensor) -> Tensor:
 
     (A difference of bfloat16 activations would be zero.)
     """
-    return trace.stage.feedback_jvp(trace.h, error, trace.x, trace.switches)
+    return trace.stage.feedback_jvp(trace.h, error, trace.x, trace.pool_indices)
 
 
 @torch.no_grad()
 def vanilla_error(trace: StageTrace, error: Tensor) -> Tensor:
     """t_{i-1} = g_i(t_i), whatever g_i reconstructs badly (Bengio 2014; Le Cun 1986)."""
-    return trace.x - trace.back(trace.h - error)
+    return trace.x - trace.feedback(trace.h - error)
 
 
 ERRORS = {"difference": difference_error, "linearised": linearised_error, "vanilla": vanilla_error}
@@ -61,12 +61,12 @@ class HeadFeedback(nn.Module):
     def __init__(self, embedding_dim: int, shape: tuple[int, ...], activation: str) -> None:
         super().__init__()
         self.shape = shape
-        self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
+        self.preactivation = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
         self.activation = activation_named(activation)()
 
-    def forward(self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
         """(N, D) -> (N, C, H, W)."""
-        return self.activation(self.linear(u).unflatten(1, self.shape))
+        return self.activation(self.preactivation(u).unflatten(1, self.shape))
 
 
 class TargetPropagation(Learner):
@@ -111,7 +111,7 @@ class TargetPropagation(Learner):
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         self.feedback = feedback
-        self.keeps_linear = feedback.noise_patterns is not None
+        self.keeps_preactivations = feedback.noise_patterns is not None
         self.head_feedback: nn.Module | None = None
         self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
         if top == "embedding":
@@ -139,13 +139,15 @@ class TargetPropagation(Learner):
         """From a checkpoint."""
         self.batches = int(state)
 
-    def teach_head(self, traces: list[StageTrace], views: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def compute_head_gradients(
+        self, traces: list[StageTrace], views: int, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The error at the last stage, or at the embedding."""
         if self._head:
-            return self.head_as_stage(traces, self._head[0], views, labels)
-        return super().teach_head(traces, views, labels)
+            return self.trace_head(traces, self._head[0], views, labels)
+        return super().compute_head_gradients(traces, views, labels)
 
-    def teach(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
+    def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Targets and feedback training, in the chosen order; no forward weight moves before both are done."""
         optimizer = self.feedback_optimizer if self.feedback.due(self.batches, self.epoch) else None
         metrics: Metrics = {}
@@ -154,7 +156,7 @@ class TargetPropagation(Learner):
         elif optimizer:
             self.feedback.prepare(traces)
         if self.feedback.forward_due(self.batches, self.epoch):
-            metrics |= self._teach_stages(traces, top, measure)
+            metrics |= self._compute_stage_gradients(traces, top, measure)
         else:
             self.forward_optimizer.zero_grad(set_to_none=True)
         if optimizer and self.order == "targets_first":
@@ -162,8 +164,8 @@ class TargetPropagation(Learner):
         self.batches += 1
         return metrics
 
-    def _teach_stages(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
-        shares = parallel.world_size()  # of the batch that the objective is a mean over
+    def _compute_stage_gradients(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
+        shares = collectives.world_size()  # of the batch that the objective is a mean over
         step = self.target_step * (shares * len(top) if self.target_gradient == "per_sample" else 1)
         metrics = {}
         error = top * step
@@ -171,7 +173,7 @@ class TargetPropagation(Learner):
             trace = traces[i - 1]
             # dL_local/dh = scale * error, whichever reduction the local loss has
             scale = 1 / step if self.local_loss == "displacement" else 2 / (shares * error.numel())
-            trace.pull(error, scale=scale)
+            trace.vjp(error, scale=scale)
             if measure:
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
                 metrics[f"local_loss/{name}"] = error.square().sum() * (shares * scale / 2)

@@ -30,20 +30,20 @@ def activation_named(name: str) -> type[nn.Module]:
     return kind
 
 
-def unpool(u: Tensor, switches: Tensor, pool: int, size: tuple[int, int]) -> Tensor:
+def unpool(u: Tensor, pool_indices: Tensor, pool: int, size: tuple[int, int]) -> Tensor:
     """Each value where the forward pass' maximum was, zeros elsewhere: max-pooling's backward pass.
 
     What ``F.max_unpool2d`` does, many times faster on the CPU in channels-last memory.
 
     Args:
         u: (N, C, H', W').
-        switches: of that shape, as max-pooling returns them.
+        pool_indices: of that shape, as max-pooling returns them.
         pool: window and stride, in pixels.
         size: (H, W) of what was pooled.
     """
     like = torch.empty((*u.shape[:2], *size), dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
     window = [pool, pool]
-    return torch.ops.aten.max_pool2d_with_indices_backward(u, like, window, window, [0, 0], [1, 1], False, switches)
+    return torch.ops.aten.max_pool2d_with_indices_backward(u, like, window, window, [0, 0], [1, 1], False, pool_indices)
 
 
 class ConvFeedback(nn.ConvTranspose2d):
@@ -65,22 +65,22 @@ class ConvFeedback(nn.ConvTranspose2d):
         self.activation = activation_named(activation)()
 
     def forward(  # type: ignore[override]
-        self, u: Tensor, size: tuple[int, int], switches: Tensor | None = None
+        self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None
     ) -> Tensor:
         """(N, C, H', W') -> (N, C_below, *size)."""
-        return self.activation(self._convolve(self._spread(u, size, switches), size, self.bias))
+        return self.activation(self._convolve(self._spread(u, size, pool_indices), size, self.bias))
 
-    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], switches: Tensor | None = None) -> Tensor:
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
         """J_g(u) v, the derivative of g at u in the direction of v: (N, C, H', W') both -> (N, C_below, *size).
 
         Two thirds of the time of ``torch.func.jvp`` on all of g, whose linear part needs none.
         """
-        at_u = self._convolve(self._spread(u, size, switches), size, self.bias)
-        along_v = self._convolve(self._spread(v, size, switches), size, None)
+        at_u = self._convolve(self._spread(u, size, pool_indices), size, self.bias)
+        along_v = self._convolve(self._spread(v, size, pool_indices), size, None)
         moved: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
         return moved
 
-    def _spread(self, u: Tensor, size: tuple[int, int], switches: Tensor | None) -> Tensor:
+    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
         """What is convolved; linear in u."""
         return u
 
@@ -103,7 +103,7 @@ class ConvFeedback(nn.ConvTranspose2d):
 class UnpoolFeedback(ConvFeedback):
     """g(u) = activation(transposed convolution of the unpooled u).
 
-    Unpooling puts each value where the forward pass' maximum was (max-pooling with switches), or spreads it evenly
+    Unpooling puts each value where the forward pass' maximum was (max-pooling, by its indices), or spreads it evenly
     over its window (average pooling): the transpose of the pooling, so that g can learn the transpose of f exactly.
 
     Args:
@@ -119,9 +119,9 @@ class UnpoolFeedback(ConvFeedback):
         super().__init__(in_channels, out_channels, kernel_size, stride, activation=activation, bias=bias)
         self.pool = pool
 
-    def _spread(self, u: Tensor, size: tuple[int, int], switches: Tensor | None) -> Tensor:
+    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
         inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
-        if switches is not None:
-            return unpool(u, switches, self.pool, inner)
+        if pool_indices is not None:
+            return unpool(u, pool_indices, self.pool, inner)
         spread = F.interpolate(u, scale_factor=self.pool, mode="nearest") / self.pool**2
         return F.pad(spread, (0, inner[1] - spread.shape[-1], 0, inner[0] - spread.shape[-2]))

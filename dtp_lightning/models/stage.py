@@ -16,18 +16,18 @@ from dtp_lightning.models.convolution import Conv
 from dtp_lightning.models.feedback_maps import ConvFeedback, UnpoolFeedback, activation_named
 
 
-class Run(NamedTuple):
+class StageOutput(NamedTuple):
     """What a stage's forward map gives.
 
     Attributes:
         y: f(x).
-        switches: which pixels won the max-pool, if the feedback map wants them.
-        linear: output of the first layer where that is linear, see :meth:`Stage.run_beside`.
+        pool_indices: which pixels won the max-pool, if the feedback map wants them.
+        preactivation: output of the first layer where that is linear, see :meth:`Stage.run_perturbed`.
     """
 
     y: Tensor
-    switches: Tensor | None = None
-    linear: Tensor | None = None
+    pool_indices: Tensor | None = None
+    preactivation: Tensor | None = None
 
 
 class Bias(nn.Module):
@@ -50,7 +50,7 @@ class Stage(nn.Module):
 
     Args:
         forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
-        feedback_map: g, called as ``g(u, (H, W), switches)`` with u of f's output shape, returns f's input shape.
+        feedback_map: g, called as ``g(u, (H, W), pool_indices)`` with u of f's output shape, returns f's input shape.
             None where nothing below needs a target (the first stage: the image is given).
     """
 
@@ -63,57 +63,57 @@ class Stage(nn.Module):
         """h_i = f_i(h_{i-1})."""
         return self.run(x)[0]
 
-    def run(self, x: Tensor) -> Run:
+    def run(self, x: Tensor) -> StageOutput:
         """f(x), and what else the forward pass knows."""
         layers = self.layers()
         first = layers[0](x)
-        y, switches = _through(layers[1:], first)
-        return Run(y, switches, first if _is_linear(layers) else None)
+        y, pool_indices = _through(layers[1:], first)
+        return StageOutput(y, pool_indices, first if _is_linear(layers) else None)
 
     @torch.no_grad()
-    def run_beside(self, linear: Tensor, e: Tensor) -> Run:
+    def run_perturbed(self, preactivation: Tensor, e: Tensor) -> StageOutput:
         """f(x + e) where few different e serve many x, at a fraction of the price: W (x + e) = W x + W e.
 
         Args:
-            linear: W x, from :meth:`run` on x (N, C_below, H, W).
+            preactivation: W x, from :meth:`run` on x (N, C_below, H, W).
             e: (G, C_below, H, W), G <= N; row n of x is moved by row n modulo G.
         """
         conv, *rest = self.layers()
         moved = conv._conv_forward(e, conv.weight, None)  # type: ignore[operator]
-        runs = [_through(rest, part + moved[: len(part)]) for part in linear.split(len(e))]
-        switches = [s for _, s in runs if s is not None]
-        return Run(torch.cat([y for y, _ in runs]), torch.cat(switches) if switches else None)
+        runs = [_through(rest, part + moved[: len(part)]) for part in preactivation.split(len(e))]
+        pool_indices = [s for _, s in runs if s is not None]
+        return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
     def layers(self) -> list[nn.Module]:
         """What f consists of, in order."""
         return list(self.forward_map) if isinstance(self.forward_map, nn.Sequential) else [self.forward_map]
 
-    def feedback(self, u: Tensor, like: Tensor, switches: Tensor | None = None) -> Tensor:
+    def feedback(self, u: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
         """g_i(u), of the shape of ``like``, the stage's input (only its size is read).
 
         Args:
             u: of f's output shape.
             like: of f's input shape.
-            switches: from :meth:`run`, of the forward pass that u belongs to.
+            pool_indices: from :meth:`run`, of the forward pass that u belongs to.
 
         Raises:
             RuntimeError: this stage was built without a feedback map.
         """
         if self.feedback_map is None:
             raise RuntimeError("this stage has no feedback map: build it with feedback=True")
-        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), switches)
+        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), pool_indices)
 
-    def feedback_jvp(self, u: Tensor, v: Tensor, like: Tensor, switches: Tensor | None = None) -> Tensor:
+    def feedback_jvp(self, u: Tensor, v: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
         """J_{g_i}(u) v, of the shape of ``like`` (of convolutions in less time than :func:`torch.func.jvp` takes).
 
         Args:
             u, v: of f's output shape.
-            like, switches: see :meth:`feedback`.
+            like, pool_indices: see :meth:`feedback`.
         """
         feedback = self.feedback_map
         if isinstance(feedback, ConvFeedback) and type(feedback).forward is ConvFeedback.forward:  # as we wrote it
-            return feedback.jvp(u, v, (like.shape[-2], like.shape[-1]), switches)
-        carried: Tensor = torch.func.jvp(lambda at: self.feedback(at, like, switches), (u,), (v,))[1]
+            return feedback.jvp(u, v, (like.shape[-2], like.shape[-1]), pool_indices)
+        carried: Tensor = torch.func.jvp(lambda at: self.feedback(at, like, pool_indices), (u,), (v,))[1]
         return carried
 
     def forward_parameters(self) -> list[nn.Parameter]:
@@ -126,14 +126,14 @@ class Stage(nn.Module):
 
 
 def _through(layers: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The layers in turn; the switches of the max-pool among them that returns some."""
-    switches = None
+    """The layers in turn; the indices of the max-pool among them that returns some."""
+    pool_indices = None
     for layer in layers:
         if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
-            x, switches = layer(x)
+            x, pool_indices = layer(x)
         else:
             x = layer(x)
-    return x, switches
+    return x, pool_indices
 
 
 def _is_linear(layers: list[nn.Module]) -> bool:
@@ -165,7 +165,7 @@ def conv_stage(
         activation_below: of the feedback map: the stage below's.
         bias: of both convolutions.
         feedback: ``strided`` transposes pooling and convolution in one strided transposed convolution (thesis);
-            ``unpool`` undoes the pooling first, max-pooling by its switches; None builds no g.
+            ``unpool`` undoes the pooling first, max-pooling by its indices; None builds no g.
 
     Raises:
         ValueError: there is no such activation; the kernel is even, or smaller than what a strided feedback has to
@@ -174,8 +174,8 @@ def conv_stage(
     reach = stride * (pool if feedback != "unpool" else 1)
     if kernel_size % 2 == 0 or kernel_size < reach:
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least {reach} (pool={pool}, stride={stride})")
-    switches = feedback == "unpool" and pooling == "max"
-    pools = {"max": nn.MaxPool2d(pool, return_indices=switches), "average": nn.AvgPool2d(pool)}
+    return_indices = feedback == "unpool" and pooling == "max"
+    pools = {"max": nn.MaxPool2d(pool, return_indices=return_indices), "average": nn.AvgPool2d(pool)}
     conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
     layers = [conv, pools[pooling] if pool > 1 else nn.Identity(), activation_named(activation)()]
     if conv.bias is not None and pool > 1:

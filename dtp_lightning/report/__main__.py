@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dtp_lightning.report.cells import unexpected
-from dtp_lightning.report.summary import AXES, failed, settings_of
+from dtp_lightning.runs.summary import AXES, failed, settings_of
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -122,8 +122,8 @@ def main() -> None:
     print("\n".join([table(runs, arguments.split), "", *in_words(runs, arguments.split)]))
     print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
     if arguments.html:
+        from dtp_lightning.cli.sweep import failures
         from dtp_lightning.report.page import write_page  # matplotlib and Hydra take seconds; a table needs neither
-        from dtp_lightning.sweep import failures
 
         title = arguments.title or ", ".join(folder.resolve().name for folder in arguments.folders)
         lost = {f"{folder}/{job}": why for folder in arguments.folders for job, why in failures(folder).items()}

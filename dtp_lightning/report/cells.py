@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.report.statistics import Interval
-from dtp_lightning.report.summary import AXES, RANDOM
+from dtp_lightning.runs.summary import AXES, RANDOM
 
 Run = Mapping[str, Any]
 MAY_DIFFER = re.compile(
@@ -123,7 +123,7 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
         return {}
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
     if defaults:
-        from dtp_lightning.config import with_defaults  # checks of numbers load torch
+        from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
         config = with_defaults(config)
     return dict(_flat(config))

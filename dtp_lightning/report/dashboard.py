@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dtp_lightning.errors import UserError
 from dtp_lightning.report.__main__ import read_runs
 from dtp_lightning.report.cells import config_of
-from dtp_lightning.report.summary import RANDOM, figures_in, scalars_of
+from dtp_lightning.runs.summary import RANDOM, figures_in, scalars_of
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -77,8 +77,8 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
         from wandb_workspaces import workspaces as ws
     except ModuleNotFoundError as error:
         raise UserError("a dashboard needs wandb-workspaces: pip install '.[dashboard]'") from error
-    from dtp_lightning.report.plots import COLOURS  # torch and Lightning take seconds: not before a mistake is found
-    from dtp_lightning.tracking import STEP
+    from dtp_lightning.figures.plots import COLOURS  # torch and Lightning take seconds: not before a mistake is found
+    from dtp_lightning.loggers.trackers import STEP
 
     learners = list(dict.fromkeys(run["learner"] for run in runs))
     tasks = {(_group(run), run["loss"]) for run in runs}
@@ -100,7 +100,7 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
 
 def _group(run: Mapping[str, Any]) -> str:
     """The run's W&B group."""
-    from dtp_lightning.tracking import group_of
+    from dtp_lightning.loggers.trackers import group_of
 
     given = config_of(Path(run["folder"])).get("logger.wandb.group")
     return group_of(run, None if given in (None, "None") else given)
@@ -110,8 +110,8 @@ def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports import v2 as wr
 
-    from dtp_lightning.report.plots import names_in, read_rows
-    from dtp_lightning.tracking import STEP
+    from dtp_lightning.figures.plots import names_in, read_rows
+    from dtp_lightning.loggers.trackers import STEP
 
     folders = [Path(run["folder"]) for run in runs]
     curves = sorted({name for folder in folders for name in names_in(read_rows(folder / "metrics.csv"))})

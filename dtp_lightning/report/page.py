@@ -23,7 +23,7 @@ from dtp_lightning.report.cells import (
 )
 from dtp_lightning.report.page_figures import Drawn, figures
 from dtp_lightning.report.page_tables import NONE, Table, comparison, csv_table, paired, pairs, place_of, spread
-from dtp_lightning.report.summary import AXES
+from dtp_lightning.runs.summary import AXES
 
 SAID = 6  # sentences at the head of the page; the others follow their table
 THUMBNAILS = ("views.png", "distances.png")

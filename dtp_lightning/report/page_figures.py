@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dtp_lightning.report import plots
+from dtp_lightning.figures import plots
+from dtp_lightning.figures.plots import read_rows, steps_per_epoch
 from dtp_lightning.report.cells import Cell, config_of, labels_of, main_probe, trained_in
-from dtp_lightning.report.plots import read_rows, steps_per_epoch
 from dtp_lightning.report.rules import ANGLE
-from dtp_lightning.report.summary import RANDOM
+from dtp_lightning.runs.summary import RANDOM
 
 # SVG leaves out a black that is pure, and what is left out cannot become light on a dark page
 COLOURS = tuple("#010101" if colour == "#000000" else colour for colour in plots.COLOURS)

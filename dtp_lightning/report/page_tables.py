@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dtp_lightning.report.cells import Cell, Run, main_probe, probes_of, random_encoders
 from dtp_lightning.report.statistics import Interval, Paired
-from dtp_lightning.report.summary import AXES, RANDOM
+from dtp_lightning.runs.summary import AXES, RANDOM
 
 ALL_PAIRS = 4  # learners up to which every two are compared; more are compared with one
 REFERENCE = "bp"

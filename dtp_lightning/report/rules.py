@@ -17,8 +17,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dtp_lightning.figures.plots import COLOURS, save
 from dtp_lightning.report.__main__ import read_runs, save_runs, spread
-from dtp_lightning.report.plots import COLOURS, save
 
 ANGLE = re.compile(r"diagnostics/angle/stage(\d+)/weight")
 WHEN = ("start", "middle", "end")

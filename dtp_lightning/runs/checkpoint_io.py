@@ -16,7 +16,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from dtp_lightning.errors import DataError
-from dtp_lightning.trust import load
+from dtp_lightning.runs.safe_loading import load
 
 log = logging.getLogger(__name__)
 

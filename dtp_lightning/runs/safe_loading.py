@@ -87,7 +87,7 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _inside(target: str, packages: tuple[str, ...]) -> bool:
     """Whether a target lies in one of the packages, and was defined in one: not merely imported by its modules."""
-    from dtp_lightning.config import target_of
+    from dtp_lightning.config.instantiate import target_of
     from dtp_lightning.errors import ConfigError
 
     def within(name: str) -> bool:

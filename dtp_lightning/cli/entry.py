@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dtp_lightning import allocator, signals
 from dtp_lightning.errors import SecretError, UserError
+from dtp_lightning.runtime import allocator, signals
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
@@ -52,7 +52,7 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
 
 def _close_sweep() -> None:
     """Let a sweep say how it ended, whether all its jobs went well or not."""
-    sweep = sys.modules.get("dtp_lightning.sweep")  # loaded by Hydra if there is one
+    sweep = sys.modules.get("dtp_lightning.cli.sweep")  # loaded by Hydra if there is one
     if sweep is not None and sweep.running is not None:
         sweep.running.finish()
 
@@ -120,7 +120,7 @@ def _check_words(words: Sequence[str]) -> None:
     """
     from hydra._internal.utils import get_args_parser
 
-    from dtp_lightning.checks import is_secret, secret_message
+    from dtp_lightning.config.values import is_secret, secret_message
     from dtp_lightning.errors import ConfigError
 
     for word in words:
@@ -184,7 +184,7 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from dtp_lightning.config import flat_keys, nearest
+    from dtp_lightning.config.instantiate import flat_keys, nearest
 
     groups = [p.name for p in conf.iterdir() if p.is_dir()]
     choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups]
@@ -207,7 +207,7 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
 
 
 def _nearest_choice(group: str, wrong: str, conf: Path) -> str:
-    from dtp_lightning.config import nearest
+    from dtp_lightning.config.instantiate import nearest
 
     known: Sequence[str] = [p.stem for p in (conf / group).glob("*.yaml")]
     listed = f" (there is: {', '.join(sorted(known))})"

@@ -16,27 +16,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_alone = False
+_single = False
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """What happens inside concerns this process only: nobody is asked, nobody is waited for."""
-    global _alone
-    before, _alone = _alone, True
+    global _single
+    before, _single = _single, True
     try:
         yield
     finally:
-        _alone = before
+        _single = before
 
 
 def world_size() -> int:
     """How many processes share a batch."""
-    together = not _alone and dist.is_available() and dist.is_initialized()
+    together = not _single and dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if together else 1
 
 
-def gather(share: Tensor, dim: int = 0) -> Tensor:
+def all_gather(share: Tensor, dim: int = 0) -> Tensor:
     """The shares of all processes, one after another along ``dim``; gradients reach this process' own alone.
 
     Args:
@@ -63,7 +63,7 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     _reduce([p.grad for p in parameters if p.grad is not None], average=True)
 
 
-def mean_of(values: dict[str, Tensor]) -> dict[str, Tensor]:
+def mean_scalars(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each scalar's mean over the processes; all must have the same names in the same order."""
     if world_size() == 1 or not values:
         return values
@@ -72,7 +72,7 @@ def mean_of(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, stacked, strict=True))
 
 
-def of_first(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """The first process' tensor, in every process: for draws that all must share."""
     if world_size() == 1:
         return tensor

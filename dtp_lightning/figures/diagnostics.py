@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from dtp_lightning.report.plots import COLOURS, dress, names_in, read_rows, save, steps_per_epoch
+from dtp_lightning.figures.plots import COLOURS, dress, names_in, read_rows, save, steps_per_epoch
 
 Rows = Sequence[dict[str, str]]
 

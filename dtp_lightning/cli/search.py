@@ -1,4 +1,4 @@
-"""Hyper-parameter search: ``python -m dtp_lightning.search sweeps/search/dtp.yaml --trials 20 [overrides]``.
+"""Hyper-parameter search: ``python -m dtp_lightning.cli.search sweeps/search/dtp.yaml --trials 20 [overrides]``.
 
 Optuna proposes, train.py runs each trial in a process and folder of its own. The study lies in SQLite beside the
 trials: start the same command again to go on, or several times at once to share the work. Only validation figures may
@@ -19,9 +19,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.errors import ConfigError, UserError
-from dtp_lightning.run_folder import locked
+from dtp_lightning.runs.folder import locked
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
 def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequen
 
 def main() -> None:
     """Search, then print the best command."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.search", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.cli.search", description=__doc__)
     parser.add_argument("spec", type=Path, help="a file of sweeps/search/")
     parser.add_argument("--trials", type=int, default=20, help="finished trials that the study shall have")
     parser.add_argument("--folder", type=Path, help="of the study; default multirun/search/<name of the file>")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
-from dtp_lightning.checks import check_numbers, check_optimizer, check_trainer, refuse_secrets
+from dtp_lightning.config.values import check_numbers, check_optimizer, check_trainer, refuse_secrets
 from dtp_lightning.errors import ConfigError, UserError
 
 SCALARS: dict[str, Any] = {

@@ -11,18 +11,18 @@ from pytorch_lightning.utilities import rank_zero_only
 from dtp_lightning.errors import ConfigError
 
 
-def may_be_several(trainer: Mapping[str, Any]) -> bool:
+def is_multi_device(trainer: Mapping[str, Any]) -> bool:
     """Whether the configuration's trainer asks for more than one device, or may find more than one."""
     return trainer.get("devices", 1) not in (1, "1")
 
 
-def is_first(trainer: Mapping[str, Any]) -> bool:
+def is_rank_zero(trainer: Mapping[str, Any]) -> bool:
     """Whether this process owns the run folder, logs and evaluates; the others only train.
 
     Args:
         trainer: the configuration's; on one device every process is a run of its own, whoever started several.
     """
-    return not may_be_several(trainer) or rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return not is_multi_device(trainer) or rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def check_launch(trainer: pl.Trainer, devices: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write a run's encoder as safetensors, with a JSON card: ``python -m dtp_lightning.export RUN [--to FILE]``.
+"""Write a run's encoder as safetensors, with a JSON card: ``python -m dtp_lightning.export.writer RUN [--to FILE]``.
 
 The two files are read by :func:`dtp_lightning.load_encoder`. docs/export.md
 """
@@ -15,12 +15,13 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from dtp_lightning import __version__, cli
-from dtp_lightning.checkpoint import Checkpoint
-from dtp_lightning.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
+from dtp_lightning import __version__
+from dtp_lightning.cli import entry as cli
 from dtp_lightning.errors import DataError
+from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
-from dtp_lightning.report.summary import provenance
+from dtp_lightning.runs.checkpoint import Checkpoint
+from dtp_lightning.runs.summary import provenance
 
 PACKAGE = "dtp_lightning.models."
 TOLD = ("learner", "loss", "model", "dataset", "augment", "trainer", "batch_size", "seed")
@@ -128,7 +129,7 @@ def _card(
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.export", description="Write a run's encoder.")
+    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.export.writer", description="Write a run's encoder.")
     parser.add_argument("run", type=Path, help="run folder, or a checkpoint")
     parser.add_argument("--to", type=Path, help="the .safetensors file; default: encoder.safetensors in the run folder")
     parser.add_argument("--license", help="of the weights, for the card, such as CC-BY-4.0")

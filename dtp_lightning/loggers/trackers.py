@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dtp_lightning import guarded_wandb
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.guarded_wandb import GuardedWandbLogger
+from dtp_lightning.loggers import guarded_wandb
+from dtp_lightning.loggers.guarded_wandb import GuardedWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def wandb_logger(
 ) -> Logger:
     """A W&B run of this run folder, grouped by task, its job type the learner; a resumed run is one more of its group.
 
-    W&B never stops a training: see :mod:`dtp_lightning.guarded_wandb`.
+    W&B never stops a training: see :mod:`dtp_lightning.loggers.guarded_wandb`.
 
     Args:
         folder: run folder; the offline run lands in ``wandb/`` inside.

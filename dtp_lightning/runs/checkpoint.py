@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from dtp_lightning.checkpoint_io import epochs_of
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
-from dtp_lightning.trust import load, trusted
+from dtp_lightning.runs.checkpoint_io import epochs_of
+from dtp_lightning.runs.safe_loading import load, trusted
 
 MODEL = "learner.model."
 NAMED = ("learner", "loss", "model", "dataset")
@@ -65,7 +65,7 @@ class Checkpoint:
         """The node of a group in the run's configuration, to be built.
 
         Raises:
-            DataError: it names what a file from elsewhere may not (see :mod:`dtp_lightning.trust`), or is not there.
+            DataError: it is not there, or names what a file from elsewhere may not (see safe_loading.py).
         """
         node = self.config.get(group)
         if not isinstance(node, Mapping) or "_target_" not in node:

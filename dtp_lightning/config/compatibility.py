@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from dtp_lightning.checkpoint_io import epochs_of
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.trust import load
+from dtp_lightning.runs.checkpoint_io import epochs_of
+from dtp_lightning.runs.safe_loading import load
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Configuration: from keys to objects, and one clear line for what does not fit."""

@@ -1,0 +1,1 @@
+"""Encoders as files that anyone can load."""

@@ -1,0 +1,1 @@
+"""Experiment trackers: metrics.csv, W&B, TensorBoard."""
