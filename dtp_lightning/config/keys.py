@@ -1,0 +1,67 @@
+"""What each key of a configuration means to the rest: one table, which everything else asks.
+
+A key that no line names decides what a run learns: it names the run's folder, has a row of its own in reports, and
+cannot change on resume.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Key:
+    """What holds of the keys that a pattern matches in full.
+
+    Attributes:
+        pattern: regular expression over dotted keys.
+        in_folder_name: whether a sweep's job is named by it (conf/train.yaml excludes the others).
+        splits_cells: whether runs that were given different values stand in different rows of a report.
+        may_differ: whether runs in one row may have different values of it, unmentioned.
+        free_on_resume: whether a resumed run may be given another value.
+        on_card: whether an exported encoder's card tells it.
+    """
+
+    pattern: str
+    in_folder_name: bool = True
+    splits_cells: bool = True
+    may_differ: bool = False
+    free_on_resume: bool = False
+    on_card: bool = False
+
+
+WHERE_DATA_LIES = ("dataset.root", "dataset.download")
+"""Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
+
+KEYS: tuple[Key, ...] = (
+    # of this machine, and of what a run is watched by: numbers do not depend on it
+    *(
+        Key(re.escape(key), in_folder_name=False, splits_cells=False, may_differ=True, free_on_resume=True)
+        for key in WHERE_DATA_LIES
+    ),
+    Key(r"(logger|evaluation|callbacks)(\..+)?", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(r"resume|workers|loading", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(
+        r"trainer\.(accelerator|strategy|profiler|log_every_n_steps|on_nonfinite|save_every_n_steps"
+        r"|enable_model_summary|num_sanity_val_steps|benchmark)",
+        splits_cells=False,
+        may_differ=True,
+        free_on_resume=True,
+        on_card=True,
+    ),
+    # columns of their own in a report
+    Key(r"trainer\.max_epochs", splits_cells=False, may_differ=True, free_on_resume=True, on_card=True),
+    Key(r"seed", splits_cells=False, may_differ=True, on_card=True),
+    Key(r"checkpoint", splits_cells=True, may_differ=True),  # an evaluation's: names the run
+    Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
+    # what made the weights
+    Key(r"(learner|loss|model|dataset|augment|trainer)\..+|augment|trainer|batch_size", on_card=True),
+)
+
+OTHER = Key(r".*")
+
+
+def key(name: str) -> Key:
+    """What holds of a dotted key: of the first line of :data:`KEYS` that matches it, or of :data:`OTHER`."""
+    return next((entry for entry in KEYS if re.fullmatch(entry.pattern, name)), OTHER)
