@@ -127,7 +127,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("revision", help="a commit, to be compared with the working tree")
-    parser.add_argument("--keep", type=Path, help="folder for the commit's runs; those that lie there are not run again")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the commit's runs; if it has some, they are not run again"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         theirs = arguments.keep.resolve() if arguments.keep else Path(temporary) / "theirs"

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from runs import figures
 
 from dtp_lightning.cli.sweep import SweepProgress, clock, failures, jobs_of
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.config.schema import checked
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")

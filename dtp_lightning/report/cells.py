@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from dtp_lightning.config.flatten import flatten
+from dtp_lightning.config.keys import key as key_of
 from dtp_lightning.report.statistics import Interval
 from dtp_lightning.runs.summary import AXES, RANDOM
 
 Run = Mapping[str, Any]
-MAY_DIFFER = re.compile(
-    r"(seed|resume|workers|loading|checkpoint|dataset\.root|trainer\.(max_epochs|on_nonfinite|save_every_n_steps)|(logger|callbacks|evaluation)(\..*)?)"
-)
-"""Keys of config.yaml that say nothing about what a cell's runs learned (a checkpoint names the run evaluated)."""
 ABSENT = "(not there)"
 PREFERRED = ("linear", "linear_thesis", "knn")  # whose accuracy stands for a task, the first that is there
 
@@ -126,7 +123,7 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
         config = with_defaults(config)
-    return dict(_flat(config))
+    return {key: str(value) for key, value in flatten(config)}
 
 
 def trained_in(folder: Path) -> Path:
@@ -174,7 +171,7 @@ def _unexpected(runs: Sequence[Run], *, defaults: bool) -> dict[str, dict[str, l
         for configs in kinds.values():
             for difference in differing(configs).values():
                 for key, value in difference.items():
-                    if not MAY_DIFFER.fullmatch(key):
+                    if not key_of(key).may_differ:
                         values = found.setdefault(name, {}).setdefault(key, [])
                         values.extend([value] if value not in values else [])
     return found
@@ -190,11 +187,3 @@ def repeated(cells: Iterable[Cell]) -> list[str]:
                 where = ", ".join(map(str, trainings))
                 sentences.append(f"{cell.names['learner']}, seed {seed} was trained {len(trainings)} times ({where})")
     return sentences
-
-
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(config, dict) and config:
-        for key, value in config.items():
-            yield from _flat(value, f"{prefix}{key}.")
-    else:
-        yield prefix.removesuffix("."), str(config)

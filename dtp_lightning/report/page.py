@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
+from dtp_lightning.config.keys import key as key_of
 from dtp_lightning.report.cells import (
     ABSENT,
     Cell,
@@ -143,20 +144,9 @@ def _warnings(runs: Sequence[Run], cells: Sequence[Cell]) -> str:
 def _between(a: Cell, b: Cell) -> list[str]:
     """Keys in which two cells' first trainings differ, but for those of what a run is watched by."""
     configs = {i: config_of(trained_in(next(iter(cell.folders.values()))[0])) for i, cell in enumerate((a, b))}
-    watched = (
-        "callbacks",
-        "evaluation",
-        "logger",
-        "resume",
-        "workers",
-        "loading",
-        "seed",
-        "checkpoint",
-        "dataset.root",
-    )
     if len({"checkpoint" in config for config in configs.values()}) > 1:
         return []
-    return [key for key in differing(configs)[0] if not key.startswith(watched)]
+    return [key for key in differing(configs)[0] if not key_of(key).may_differ]
 
 
 def _spread(table: Table, split: str) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dtp_lightning.config.flatten import flatten, last_word
 from dtp_lightning.errors import DataError
 
 SHIPPED = (
@@ -60,8 +60,10 @@ def trusted(node: Any, path: Path) -> Any:
         DataError: it names something that is not shipped, or refers to this machine (``${oc.env:...}``).
     """
     own = tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
-    for key, value in _leaves(node):
-        if key == "_target_" and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
+    for key, value in flatten(node, lists=True):
+        # whatever lies below a _target_ that is no text is refused with it
+        target = any(last_word(word) == "_target_" for word in key.split("."))
+        if target and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
             raise DataError(
                 f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: name its package in "
                 f"the environment variable {TRUST} if it is your own"
@@ -69,20 +71,6 @@ def trusted(node: Any, path: Path) -> Any:
         if isinstance(value, str) and "${" in value:
             raise DataError(f"{path} is refused: its configuration refers to this machine by {value}")
     return node
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == "_target_":
-                yield name, value  # whatever it is
-            else:
-                yield from _leaves(value, str(name))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _leaves(value)
-    else:
-        yield key, node
 
 
 def _inside(target: str, packages: tuple[str, ...]) -> bool:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dtp_lightning.config.keys import key_of_override
+from dtp_lightning.runs.files import write_atomically
+
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
-NOT_A_SETTING = {
-    *AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers",
-    "trainer.on_nonfinite", "trainer.save_every_n_steps", "resume", "loading",
-}  # fmt: skip
 
 
 def git_commit() -> str:
@@ -54,7 +52,7 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set beside group choices that have a column of their own (and the seed)."""
     overrides = folder / ".hydra" / "overrides.yaml"
     given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING))
+    return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
 def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -70,9 +68,7 @@ def figures_in(folder: Path) -> dict[str, Path]:
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
