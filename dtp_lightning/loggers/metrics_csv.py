@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from dtp_lightning.runs.files import write_atomically
+from dtp_lightning.runtime.files import write_atomically
 
 
 class MetricsCSV(CSVLogger):

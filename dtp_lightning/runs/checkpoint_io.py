@@ -17,7 +17,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.runs.files import write_atomically
+from dtp_lightning.runtime.files import write_atomically
 from dtp_lightning.runs.safe_loading import load
 
 log = logging.getLogger(__name__)

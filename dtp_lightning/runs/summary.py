@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dtp_lightning.config.keys import key_of_override
-from dtp_lightning.runs.files import write_atomically
+from dtp_lightning.runtime.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
