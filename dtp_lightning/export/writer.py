@@ -22,8 +22,8 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
 from dtp_lightning.runs.checkpoint import Checkpoint
-from dtp_lightning.runtime.files import write_atomically
 from dtp_lightning.runs.summary import provenance
+from dtp_lightning.runtime.files import write_atomically
 
 PACKAGE = "dtp_lightning.models."
 

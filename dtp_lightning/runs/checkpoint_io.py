@@ -17,8 +17,8 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.runtime.files import write_atomically
 from dtp_lightning.runs.safe_loading import load
+from dtp_lightning.runtime.files import write_atomically
 
 log = logging.getLogger(__name__)
 
