@@ -95,6 +95,10 @@ STRANGERS = [
     {"_target_": "dtp_lightning.data.image_folder.ThreadPoolExecutor"},  # imported there, not defined there
     {"_target_": "dtp_lightning.cli.entry.run"},
     {"_target_": ["os.system"]},
+    {"_target_": ["dtp_lightning.models.conv_net"]},
+    {"_target_": {"x": "dtp_lightning.models.conv_net"}},
+    {"_target_": {}},
+    {"a": {"_target_": "os.system"}, "a._target_": "dtp_lightning.models.conv_net"},  # two of one dotted key
 ]
 
 

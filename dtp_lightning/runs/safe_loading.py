@@ -61,9 +61,7 @@ def trusted(node: Any, path: Path) -> Any:
     """
     own = tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
     for key, value in flatten(node, lists=True):
-        # whatever lies below a _target_ that is no text is refused with it
-        target = any(last_word(word) == "_target_" for word in key.split("."))
-        if target and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
+        if not _names_shipped(key, value, (*SHIPPED, *own)):
             raise DataError(
                 f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: name its package in "
                 f"the environment variable {TRUST} if it is your own"
@@ -71,6 +69,15 @@ def trusted(node: Any, path: Path) -> Any:
         if isinstance(value, str) and "${" in value:
             raise DataError(f"{path} is refused: its configuration refers to this machine by {value}")
     return node
+
+
+def _names_shipped(key: str, value: Any, packages: tuple[str, ...]) -> bool:
+    """Whether a value is no ``_target_``, or one that may be built; one that is no text may not be."""
+    words = key.split(".")
+    if not any(last_word(word) == "_target_" for word in words):
+        return True
+    is_name = isinstance(value, str) and words[-1] == "_target_" and "_target_" not in words[:-1]
+    return is_name and _inside(value, packages)
 
 
 def _inside(target: str, packages: tuple[str, ...]) -> bool:
