@@ -20,7 +20,7 @@ from dtp_lightning.config.compatibility import check_comparisons, usable
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.config.schema import checked
-from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.images import ImageData, ImageSpec
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import Evaluation
@@ -255,16 +255,14 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
 
 def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
-    seed = stored.config["seed"]
-    data: ImageData = build(config.dataset or stored.node("dataset")).like(stored.images)
+    seed, images = stored.config["seed"], ImageSpec.of(stored.images)
+    data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
     seed_generators(seed)  # the untrained network is the one that this run began with
     supervised = getattr(build(stored.node("loss")), "supervised", False)
-    network: Network = build(
-        stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
-    )
+    network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)
     untrained = copy.deepcopy(network)
     stored.load_into(network)
-    augment = build(stored.node("augment"), images=stored.images)
+    augment = build(stored.node("augment"), images=images)
     evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
     evaluations = usable(evaluations, data, default=True)
     if not evaluations:
