@@ -38,6 +38,7 @@ from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint import NAMED, Checkpoint
 from dtp_lightning.runs.checkpoint_io import Progress
 from dtp_lightning.runs.folder import claimed, failures_recorded, followed, record_error
+from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _evaluate(
         "epochs": stored.epochs,
         "evaluated_on": choices["dataset"] if values["dataset"] else stored.names["dataset"],
         "checkpoint": str(path),
-        "settings": summary.settings_of(path.parent.parent),
+        "settings": settings_of(path.parent.parent),
         **judged,
         **summary.provenance(),
     }

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from dtp_lightning.config.instantiate import flat_keys, with_defaults
 from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
 from dtp_lightning.runs.checkpoint_io import newest
-from dtp_lightning.runs.summary import failed, write_failed
+from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.summary import write_failed
 
 with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
     import fcntl

@@ -1,0 +1,125 @@
+"""Reads run folders: summaries, configurations, settings, and the angles in metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dtp_lightning.config.keys import key
+from dtp_lightning.runs.status import failed
+
+ANGLE = re.compile(r"diagnostics/angle/stage(\d+)/weight")
+STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
+
+
+def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """All summaries of finished runs below these folders, sorted by path.
+
+    Args:
+        folders: run folders, or folders that hold some.
+
+    Returns:
+        a dictionary for each run: its summary.json, with its ``folder`` and its ``settings`` (:func:`settings_of`; an
+        evaluation on another data set than that of the training adds ``on <data set>``).
+    """
+    runs = []
+    for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
+        summary = json.loads(path.read_text())
+        if failed(summary):
+            continue
+        run = {"folder": str(path.parent), "settings": settings_of(path.parent), **summary}
+        if run.get("evaluated_on", run["dataset"]) != run["dataset"]:
+            run["settings"] = f"{run['settings']} on {run['evaluated_on']}".strip()
+        runs.append(run)
+    return runs
+
+
+def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write every run's summary as a row of a CSV file, without its paths, which only this machine knows.
+
+    Args:
+        runs: rows; a key that a run does not have leaves its cell empty.
+        path: CSV file; its folder is made if it does not exist.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for run in runs for name in run if name not in ("folder", "checkpoint")))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(runs)
+
+
+def settings_of(folder: Path) -> str:
+    """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
+    return " ".join(sorted(word for word in given if key(word.split("=")[0].lstrip("+~")).splits_cells))
+
+
+def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
+    """A run's config.yaml as dotted key -> value, both text; empty where there is none.
+
+    Args:
+        folder: the run's.
+        defaults: also what the file leaves to the defaults of classes, which then have to be imported (seconds).
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return {}
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if defaults:
+        from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
+
+        config = with_defaults(config)
+    return dict(_flat(config))
+
+
+def trained_in(folder: Path) -> Path:
+    """The folder of this run's training: for an evaluation that of its checkpoint, if it still exists."""
+    checkpoint = config_of(folder).get("checkpoint")
+    if checkpoint:
+        trained = Path(checkpoint).parent.parent
+        return trained if (trained / "config.yaml").exists() else folder
+    return folder
+
+
+def angle_rows(metrics: Path) -> list[tuple[int, dict[int, float]]]:
+    """Angles between a rule's weight gradients and backprop's, from a run's metrics.csv.
+
+    Returns:
+        (step, stage -> angle in degrees) for each step that was measured; stages that got no gradient then are absent.
+        Empty without the columns of ``callbacks=[alignment]``, or without the file.
+    """
+    angles = []
+    for row in _rows(metrics):
+        stages = {int(m[1]): float(v) for name, v in row.items() if v and (m := ANGLE.fullmatch(name))}
+        if stages:
+            angles.append((int(row["step"]), stages))
+    return angles
+
+
+def top_stage(metrics: Path) -> int | None:
+    """Number of the last stage that any diagnostics column of a metrics.csv names; None if none does."""
+    columns = (name for row in _rows(metrics)[:1] for name in row)
+    return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
+
+
+def _rows(metrics: Path) -> list[dict[str, str]]:
+    if not metrics.exists():
+        return []
+    with metrics.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(config, dict) and config:
+        for name, value in config.items():
+            yield from _flat(value, f"{prefix}{name}.")
+    else:
+        yield prefix.removesuffix("."), str(config)
