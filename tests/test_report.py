@@ -38,7 +38,7 @@ def test_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
     assert "| dtp | 2 |  | 2 | 92.0 [66.6, 117.4] | 10.0 [10.0, 10.0] |" in lines[2], "t(0.975, 1) = 12.71"
     assert "| learner.target_step=2 | 1 | 80.0 |" in lines[3]
     assert "| bp | 2 |  | 1 | 95.0 |" in lines[4]
-    assert f"| random encoder | 0 | {NONE} | 2 | 50.5 [44.1, 56.9] |" in lines[5], "each seed's untrained encoder counts once"
+    assert f"| random encoder | 0 | {NONE} | 2 | 50.5 [44.1, 56.9] |" in lines[5], "once for each seed"
     assert "84.0" in table(read_runs([tmp_path / "1"]), "val")
 
 
