@@ -13,7 +13,7 @@ from conftest import ROOT
 from dtp_lightning.report.angles import angles, mean_angles
 from dtp_lightning.report.tables import NONE
 from dtp_lightning.report.text import table
-from dtp_lightning.runs.reader import read_runs, settings_of
+from dtp_lightning.runs.reader import read_runs, save_runs, settings_of
 from dtp_lightning.runs.summary import closing_table, git_commit, versions, write_summary
 
 
@@ -58,8 +58,24 @@ def test_command_saves_what_it_shows(tmp_path: Path) -> None:
     assert "90.0" in done.stdout and "commit abc" in done.stdout
     (row,) = csv.DictReader((tmp_path / "out" / "x.csv").open())
     assert row["linear/test_acc"] == "0.9" and row["seed"] == "0"
+    saved = read_runs([tmp_path / "out" / "x.csv"])
+    assert table(saved, "test") == table(read_runs([tmp_path / "runs"]), "test"), "the file is as good as the folders"
+    (tmp_path / "other.csv").write_text("learner,seconds\ndtp,1\n")
+    done = subprocess.run([*command[:-1], str(tmp_path / "other.csv")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "other.csv holds no runs: it has no dataset, epochs" in done.stderr
     done = subprocess.run([*command[:-1], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "no summary.json below" in done.stderr
+
+
+def test_saved_runs_keep_the_data_set_they_were_evaluated_on(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", "dtp", 0, 0.9, "batch_size=5")
+    summary = json.loads((tmp_path / "0" / "summary.json").read_text())
+    write_summary(summary | {"evaluated_on": "letters", "git_commit": "12"}, tmp_path / "0" / "summary.json")
+    runs = read_runs([tmp_path])
+    assert runs[0]["settings"] == "batch_size=5 on letters"
+    save_runs(runs, tmp_path / "x.csv")
+    (saved,) = read_runs([tmp_path / "x.csv"])
+    assert {**saved, "folder": runs[0]["folder"]} == runs[0], "numbers are numbers, a commit of digits is none"
 
 
 def test_closing_table_shows_random_beside_trained(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs -> one table: ``python -m dtp_lightning.report FOLDER... [--save results/NAME.csv]``.
 
-Reads every summary.json below the folders; runs that differ in nothing but the seed share a row, which says the mean
-over n seeds with its 95 % interval (Student's t).
+Reads every summary.json below the folders, or a file that --save wrote; runs that differ in nothing but the seed share
+a row, which says the mean over n seeds with its 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.text import conclusions, differences, table
 from dtp_lightning.runs.reader import read_runs, save_runs
 from dtp_lightning.runs.status import failures
@@ -18,7 +19,7 @@ from dtp_lightning.runs.status import failures
 def main() -> None:
     """Print the table; save the runs it came from; write the page."""
     parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or CSV files of --save")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which accuracies to show")
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
     parser.add_argument(
@@ -27,7 +28,10 @@ def main() -> None:
     parser.add_argument("--title", help="of the page; default is what the folders are called")
     parser.add_argument("--allow-differences", action="store_true", help="average runs whose configurations differ")
     arguments = parser.parse_args()
-    runs = read_runs(arguments.folders)
+    try:
+        runs = read_runs(arguments.folders)
+    except DataError as error:
+        parser.error(str(error))
     if not runs:
         parser.error(f"no summary.json below {', '.join(map(str, arguments.folders))}")
     if lines := differences(runs):
@@ -37,7 +41,7 @@ def main() -> None:
     if arguments.save:
         save_runs(runs, arguments.save)
     print("\n".join([table(runs, arguments.split), "", *conclusions(runs, arguments.split)]))
-    print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
+    print(f"\ncommit {', '.join(sorted({str(run.get('git_commit', 'unknown')) for run in runs}))}")
     if arguments.html:
         from dtp_lightning.report.page import write_page  # matplotlib takes seconds; a table does not need it
 

@@ -1,6 +1,6 @@
 """Runs -> one HTML file that opens from disk: table, paired differences, figures, and every run.
 
-What it shows is collected here; how, is said by the templates.
+What it shows is collected here; the templates say how it looks.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def write_page(
         path: HTML file; NAME.csv, NAME.md and the folder NAME_figures/ are written beside it.
         title: of the page.
         split: whose accuracies, ``test`` or ``val``.
-        failed: jobs that began and did not finish -> why.
+        failed: jobs that began and did not finish -> reason.
     """
     cells, probes = cells_of(runs), probes_of(runs, split)
     comparison = comparison_table(cells, runs, split)

@@ -44,7 +44,7 @@ def plot_angles(runs: Sequence[Run], path: Path) -> None:
     """A row of panels for each model, a panel for each stage below the last, a line for each rule: angles over batches.
 
     Args:
-        runs: with the alignment callback's columns in metrics.csv; the first seed of each rule is drawn.
+        runs: with the alignment callback's columns in metrics.csv; only the first seed of each rule is shown.
         path: PNG to write.
 
     Raises:
@@ -88,13 +88,16 @@ def plot_angles(runs: Sequence[Run], path: Path) -> None:
 def main() -> None:
     """Print the table; draw the angles; save the runs."""
     parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.rules", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or CSV files of --save")
     parser.add_argument("--cost", type=Path, help="CSV of benchmarks/rules.py")
     parser.add_argument("--probes", nargs="+", default=["linear", "few_labels/10", "knn"], help="accuracies to show")
     parser.add_argument("--figure", type=Path, help="draw the angles over training to this PNG file")
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
     arguments = parser.parse_args()
-    runs = read_runs(arguments.folders)
+    try:
+        runs = read_runs(arguments.folders)
+    except UserError as error:
+        parser.error(str(error))
     if not runs:
         parser.error(f"no summary.json below {', '.join(map(str, arguments.folders))}")
     for run in runs:
@@ -111,7 +114,7 @@ def main() -> None:
     if arguments.save:
         save_runs(runs, arguments.save)
     print(table(runs, arguments.probes, cost))
-    print(f"\ncommit {', '.join(sorted({run['git_commit'] for run in runs}))}")
+    print(f"\ncommit {', '.join(sorted({str(run.get('git_commit', 'unknown')) for run in runs}))}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def extremes_table(cells: Sequence[Cell], probes: Sequence[str], split: str) -> 
     """Worst, median and best seed of each cell and probe, in percent."""
     numeric = ["n", "worst", "median", "best"]
     several = len({cell.group for cell in cells}) > 1
-    table = Table("spread", ["learner", *["where"] * several, "probe", *numeric], numeric=frozenset(numeric))
+    table = Table("extremes", ["learner", *["where"] * several, "probe", *numeric], numeric=frozenset(numeric))
     for cell in cells:
         for probe in probes:
             values = list(cell.values(f"{probe}/{split}_acc", 100).values())

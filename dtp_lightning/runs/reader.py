@@ -1,7 +1,8 @@
-"""Reads run folders: summaries, configurations, settings, and the angles in metrics.csv."""
+"""Reads run folders: summaries, configurations, settings, and the angles in metrics.csv; and saved summaries."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -12,31 +13,41 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.config.keys import key
+from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.summary import AXES
 
 ANGLE = re.compile(r"diagnostics/angle/stage(\d+)/weight")
+TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "git_commit", "versions")
 STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
-def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All summaries of finished runs below these folders, sorted by path.
+def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """All summaries of finished runs at these paths.
 
     Args:
-        folders: run folders, or folders that hold some.
+        paths: run folders, folders that hold some, or CSV files of :func:`save_runs`.
 
     Returns:
-        a dictionary for each run: its summary.json, with its ``folder`` and its ``settings`` (:func:`settings_of`; an
-        evaluation on another data set than that of the training adds ``on <data set>``).
+        a dictionary for each run, folders in the order of their paths: its summary.json, with its ``folder`` (of a row
+        of a CSV file, that file) and its ``settings`` (:func:`settings_of`; those of an evaluation on another data set
+        than that of the training end with ``on <data set>``).
+
+    Raises:
+        DataError: a CSV file does not hold runs.
     """
-    runs = []
-    for path in sorted(p for folder in folders for p in folder.rglob("summary.json")):
+    paths = list(paths)
+    runs = [run for path in paths if path.is_file() for run in _saved_runs(path)]
+    for path in sorted(p for folder in paths for p in folder.rglob("summary.json")):
         summary = json.loads(path.read_text())
-        if failed(summary):
-            continue
-        run = {"folder": str(path.parent), "settings": settings_of(path.parent), **summary}
-        if run.get("evaluated_on", run["dataset"]) != run["dataset"]:
-            run["settings"] = f"{run['settings']} on {run['evaluated_on']}".strip()
-        runs.append(run)
+        if not failed(summary):
+            runs.append({"folder": str(path.parent), "settings": settings_of(path.parent), **summary})
+    for run in runs:
+        words = [word for word in run["settings"].split() if _splits_cells(word)]
+        elsewhere = run.get("evaluated_on", run["dataset"]) != run["dataset"]
+        if elsewhere and words[-2:] != ["on", run["evaluated_on"]]:
+            words += ["on", run["evaluated_on"]]
+        run["settings"] = " ".join(words)
     return runs
 
 
@@ -59,7 +70,7 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
     given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(word for word in given if key(word.split("=")[0].lstrip("+~")).splits_cells))
+    return " ".join(sorted(word for word in given if _splits_cells(word)))
 
 
 def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
@@ -108,6 +119,29 @@ def top_stage(metrics: Path) -> int | None:
     """Number of the last stage that any diagnostics column of a metrics.csv names; None if none does."""
     columns = (name for row in _rows(metrics)[:1] for name in row)
     return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
+
+
+def _splits_cells(word: str) -> bool:
+    """Whether a setting has rows of its own in reports."""
+    return key(word.split("=")[0].lstrip("+~")).splits_cells
+
+
+def _saved_runs(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of :func:`save_runs`, numbers as numbers, without what a row has no value of."""
+    runs = []
+    for row in _rows(path):
+        values = {name: value if name in TEXT else _number(value) for name, value in row.items() if value}
+        if missing := {*AXES, "seed"} - values.keys():
+            raise DataError(f"{path} holds no runs: it has no {', '.join(sorted(missing))}; give one written by --save")
+        runs.append({"folder": str(path), "settings": "", **values})
+    return runs
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _rows(metrics: Path) -> list[dict[str, str]]:
