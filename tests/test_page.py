@@ -19,7 +19,7 @@ from dtp_lightning.report.page_figures import total_macs
 from dtp_lightning.report.statistics import Interval, Paired
 from dtp_lightning.report.tables import extremes_table, pairs
 from dtp_lightning.report.text import table
-from dtp_lightning.runs.reader import read_runs
+from dtp_lightning.runs.reader import read_runs, save_runs
 from dtp_lightning.runs.status import failures
 from dtp_lightning.runs.summary import write_summary
 
@@ -183,6 +183,17 @@ def test_files_beside_the_page(sweep: Path) -> None:
     found = {file.name for file in (path.parent / "page_figures").iterdir()}
     assert found == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert total_macs(sweep / "learner=bp,seed=0", 2e6) == 2e6 * 2 * 10 * 10, "views, steps, images"
+
+
+def test_page_of_saved_runs(sweep: Path, tmp_path: Path) -> None:
+    """It has the folders' numbers, and links to the file."""
+    save_runs(read_runs([sweep]), tmp_path / "saved.csv")
+    page_of(sweep)
+    write_page(read_runs([tmp_path / "saved.csv"]), tmp_path / "saved.html", "saved")
+    assert (tmp_path / "saved.md").read_text() == (tmp_path / "out" / "page.md").read_text()
+    tags = Tags()
+    tags.feed((tmp_path / "saved.html").read_text())
+    assert "saved.csv" in tags.links
 
 
 def test_page_of_bare_runs(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def listed(cells: Sequence[Cell], path: Path) -> list[ListedCell]:
             ListedRun(
                 seed=seed,
                 folder=folder.name,
-                link=quote(os.path.relpath(folder, path.parent)),
+                link=quote(os.path.relpath(folder, path.parent)) + "/" * folder.is_dir(),
                 differs=", ".join(f"{name}={value}" for name, value in within[folder].items()) or NONE,
                 commit=_short(_commit(cell.runs[seed])),
                 pictures=[name for name in THUMBNAILS if (folder / "plots" / f"{name}.png").exists()],
