@@ -21,9 +21,9 @@ def run(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from dtp_lightning import pipeline
-    from dtp_lightning.runtime import signals
+    from dtp_lightning.runtime.signals import guard
 
-    signals.check()
+    guard.check()
     runtime = HydraConfig.get().runtime
     pipeline.evaluate(cfg, runtime.choices, Path(runtime.output_dir), Path(runtime.cwd))
 

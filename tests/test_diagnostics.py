@@ -28,7 +28,8 @@ from dtp_lightning.callbacks.measures import (
     snapshot,
     update_alignment,
 )
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.models import conv_stage
@@ -168,7 +169,7 @@ def test_every_rule_can_be_diagnosed_and_the_original_stays(name: str, views: Te
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_can_be_diagnosed(model: str) -> None:
     values, images = checked(composed("learner=dtp", f"model={model}")[0]), ImageSpec(3, 35, 33, True)
-    learner = build(values["learner"], model=build(values["model"], images=images), loss=build(values["loss"]))
+    learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     found = diagnose(learner, torch.rand(2, 3, 3, 35, 33))
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert all(0.01 < value < 100 for name, value in found.items() if name.startswith("jacobian_norm"))
@@ -243,7 +244,7 @@ def test_macs_of_the_thesis_network(name: str, expected: int) -> None:
     g = 3 * f // 4
     by_hand = {"bp": 3 * total - 884_736, "dtp": 2 * total + f5 + 2 * g + 3 * f + 2 * g}
     values, images = checked(composed(f"learner={name}")[0]), ImageSpec(3, 32, 32, True)
-    learner = build(values["learner"], model=build(values["model"], images=images), loss=build(values["loss"]))
+    learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     assert macs_per_image(learner, images, views=2) == expected == by_hand[name]
 
 

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY, composed, options
 from torch import nn
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation import (
@@ -151,8 +152,8 @@ def test_every_evaluation_runs_on_a_real_encoder(name: str, noise_data: ImageDat
     if name == "transfer_thesis":
         transfer = ["+dataset@evaluation.transfer.to.mnist5k=mnist5k", "evaluation.transfer.probe.epochs=2"]
     values = checked(composed(f"evaluation={name}", *transfer)[0])
-    (node,) = values["evaluation"].values()
-    evaluate = build(node, augment=build(values["augment"], images=noise_data.spec))
+    (node,) = values.evaluation.values()
+    evaluate = build(node, augment=build(values.augment, images=noise_data.spec))
     result = evaluate(FrozenEncoder(freeze(conv_net(TINY, channels=[4, 6])), noise_data))
     accuracies = [value for key, value in result.metrics.items() if key.endswith("_acc")]
     assert accuracies or result.histograms
@@ -182,7 +183,7 @@ def test_distances_at_chance_and_collapsed() -> None:
 
 
 def test_distances_see_the_same_views_whatever_came_before(noise_data: ImageData) -> None:
-    augment = build(checked(composed()[0])["augment"], images=noise_data.spec)
+    augment = build(checked(composed()[0]).augment, images=noise_data.spec)
     network = freeze(conv_net(TINY, channels=[4, 6]))
     results = []
     for seed in (1, 2):

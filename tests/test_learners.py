@@ -9,7 +9,7 @@ import torch
 from conftest import composed, learner_of, options
 from torch import Tensor, nn
 
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.config.schema import checked
 from dtp_lightning.learners import Learner
 
 LEARNERS = options("learner")
@@ -180,7 +180,7 @@ def test_bp_is_autograd(views: Tensor) -> None:
 
 
 def test_dtp_and_dtp_thesis_differ_in_configuration_only() -> None:
-    corrected, thesis = (checked(composed(f"learner={n}")[0])["learner"] for n in ("dtp", "dtp_thesis"))
+    corrected, thesis = (checked(composed(f"learner={n}")[0]).learner for n in ("dtp", "dtp_thesis"))
     assert corrected["_target_"] == thesis["_target_"]
 
 

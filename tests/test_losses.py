@@ -9,7 +9,8 @@ import torch
 from conftest import composed, options
 from torch import Tensor, nn
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, l1
 
@@ -20,7 +21,7 @@ FORMS = [
 
 
 def loss_of(name: str) -> nn.Module:
-    return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0])["loss"]).double()
+    return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0]).loss).double()
 
 
 def embeddings(batch: int, scale: float = 0.1, dim: int = 6) -> tuple[Tensor, Tensor]:

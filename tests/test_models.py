@@ -8,7 +8,8 @@ from conftest import TINY, composed, options
 from torch import nn
 from torch.nn import functional as F
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models import ConvFeedback, conv_net, conv_stage, features_of
@@ -80,7 +81,7 @@ def test_thesis_network_has_the_published_size() -> None:
 @pytest.mark.parametrize("name", options("model"))
 @pytest.mark.parametrize("images", [ImageSpec(1, 32, 32, False), ImageSpec(3, 33, 47, True)], ids=str)
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
-    network = build(checked(composed(f"model={name}")[0])["model"], images=images)
+    network = build(checked(composed(f"model={name}")[0]).model, images=images)
     batch = torch.rand(3, images.channels, images.height, images.width)
     assert network(batch).shape == (3, 64)
     assert network.features(batch).ndim == 2

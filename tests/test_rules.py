@@ -14,7 +14,8 @@ from conftest import TINY, composed, learner_of, options, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks.measures import angle
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import (
     AutoencoderFeedback,
@@ -39,7 +40,7 @@ TINY32 = dataclasses.replace(TINY, height=32, width=32)
 
 def small(model: str) -> Network:
     """A model of conf/model with few channels."""
-    values = checked(composed(f"model={model}")[0])["model"]
+    values = checked(composed(f"model={model}")[0]).model
     return build({**values, "channels": [max(2, c // 64) for c in values["channels"]]}, images=TINY32)
 
 
@@ -48,7 +49,7 @@ def small(model: str) -> Network:
 def test_every_rule_on_every_model(name: str, model: str) -> None:
     values = checked(composed(f"learner={name}")[0])
     torch.manual_seed(0)
-    learner = build(values["learner"], model=small(model), loss=ContrastiveHinge())
+    learner = build(values.learner, model=small(model), loss=ContrastiveHinge())
     metrics = learner.step(torch.rand(2, 3, 3, 32, 32))
     assert all(torch.isfinite(value) for value in metrics.values())
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from runs import figures
 
 from dtp_lightning.cli.sweep import SweepProgress, clock, jobs_of
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.config.schema import checked
 from dtp_lightning.runs.status import failures
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dtp_lightning.errors import SecretError, UserError
-from dtp_lightning.runtime import allocator, signals
+from dtp_lightning.runtime import allocator
+from dtp_lightning.runtime.signals import Interrupted, guard
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
@@ -37,10 +38,10 @@ def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
         _check_words(sys.argv[1:])
-        with signals.raising(), signals.insisted():
+        with guard:
             task()
             _close_sweep()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         _leave(stopped)
     except Exception as error:
         _close_sweep()
@@ -68,9 +69,9 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
 
     allocator.keep_freed_memory()
     try:
-        with signals.insisted():
+        with guard.seam():
             return body()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         if resumable:
             hydra = HydraConfig.get()
             alone = hydra.mode is RunMode.RUN
@@ -92,7 +93,7 @@ def _command(key: str, folder: str) -> str:
     return shlex.join(["python", sys.argv[0], *kept, "resume=true", f"{key}={folder}"])
 
 
-def _leave(stopped: signals.Interrupted) -> NoReturn:
+def _leave(stopped: Interrupted) -> NoReturn:
     """What was stopped by a signal says how to go on."""
     _close_sweep()
     advice = f"; to go on: {stopped.command}" if stopped.command else ""
@@ -184,7 +185,8 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from dtp_lightning.config.instantiate import flat_keys, nearest
+    from dtp_lightning.config.flatten import keys_and_sections
+    from dtp_lightning.config.schema import nearest
 
     groups = [p.name for p in conf.iterdir() if p.is_dir()]
     choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups]
@@ -195,7 +197,7 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
         except Exception:  # another mistake on the same command line
             config = compose(config_name)
     values = OmegaConf.to_container(config)
-    keys = dict.fromkeys([*groups, *flat_keys(values)])  # type: ignore[arg-type]
+    keys = dict.fromkeys([*groups, *keys_and_sections(values)])  # type: ignore[arg-type]
     section = ""
     for word in key.split("."):
         if section + word not in keys:
@@ -207,7 +209,7 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
 
 
 def _nearest_choice(group: str, wrong: str, conf: Path) -> str:
-    from dtp_lightning.config.instantiate import nearest
+    from dtp_lightning.config.schema import nearest
 
     known: Sequence[str] = [p.stem for p in (conf / group).glob("*.yaml")]
     listed = f" (there is: {', '.join(sorted(known))})"

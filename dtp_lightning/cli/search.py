@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.errors import ConfigError, UserError
-from dtp_lightning.runs.folder import locked
+from dtp_lightning.runs.lock import is_locked
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
@@ -71,7 +71,7 @@ def give_up_the_dead(study: Any, folder: Path) -> None:
 
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         where = folder / "trials" / str(trial.user_attrs.get("folder", trial.number))
-        if not where.exists() or locked(where):
+        if not where.exists() or is_locked(where):
             continue
         with contextlib.suppress(Exception):  # another worker was faster
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.runs.checkpoint_io import epochs_of
-from dtp_lightning.runs.safe_loading import load
 
 log = logging.getLogger(__name__)
 
@@ -66,31 +63,3 @@ def check_each(parts: Mapping[str, Any], data: ImageData) -> None:
     for part in parts.values():
         if check := getattr(part, "check", None):
             check(data)
-
-
-def check_start(path: Path, module: nn.Module, max_epochs: int) -> None:
-    """A checkpoint to go on from belongs to this learner and network, and has epochs left to run.
-
-    Args:
-        path: of the checkpoint.
-        module: that its weights will be loaded into.
-        max_epochs: of this run.
-
-    Raises:
-        ConfigError: it does not.
-        DataError: the checkpoint cannot be read.
-    """
-    stored = load(path)
-    ours, theirs = (
-        {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
-        for state in (module.state_dict(), stored.get("state_dict", {}))
-    )
-    for key in dict.fromkeys([*ours, *theirs]):
-        if ours.get(key) != theirs.get(key):
-            here, there = (shapes.get(key, "none") for shapes in (ours, theirs))
-            raise ConfigError(
-                f"{path} is of another learner, model or data set ({key.removeprefix('learner.')}: "
-                f"{there} there, {here} here): resume with the choices that it was trained with"
-            )
-    if (done := epochs_of(stored)) > max_epochs:
-        raise ConfigError(f"{path} has seen {done} epochs already: set trainer.max_epochs to more than that")

@@ -61,12 +61,12 @@ class HeadFeedback(nn.Module):
     def __init__(self, embedding_dim: int, shape: tuple[int, ...], activation: str) -> None:
         super().__init__()
         self.shape = shape
-        self.preactivation = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
+        self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
         self.activation = activation_named(activation)()
 
     def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
         """(N, D) -> (N, C, H, W)."""
-        return self.activation(self.preactivation(u).unflatten(1, self.shape))
+        return self.activation(self.linear(u).unflatten(1, self.shape))
 
 
 class TargetPropagation(Learner):

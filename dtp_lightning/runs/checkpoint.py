@@ -52,12 +52,12 @@ class Checkpoint:
             raise DataError(f"checkpoint={path}: no such file; a run leaves <run folder>/checkpoints/last.ckpt")
         stored = load(path)
         try:
-            kept, epochs = stored["hyper_parameters"], epochs_of(stored)
+            run, epochs = stored["hyper_parameters"], epochs_of(stored)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
-            names = {group: str(kept["names"][group]) for group in NAMED}
-            config = {**kept["config"], "seed": int(kept["config"]["seed"])}
-            images = TypeAdapter(ImageSpec).validate_python(kept["images"])
-            return cls(path, names, config, images, list(kept["classes"]), epochs, weights)
+            names = {group: str(run["names"][group]) for group in NAMED}
+            config = {**run["config"], "seed": int(run["config"]["seed"])}
+            images = TypeAdapter(ImageSpec).validate_python(run["images"])
+            return cls(path, names, config, images, list(run["classes"]), epochs, weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
 

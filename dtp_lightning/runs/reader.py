@@ -6,13 +6,14 @@ import contextlib
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from dtp_lightning.config.keys import key
+from dtp_lightning.config.flatten import flatten
+from dtp_lightning.config.keys import key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import AXES
@@ -43,7 +44,7 @@ def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
         if not failed(summary):
             runs.append({"folder": str(path.parent), "settings": settings_of(path.parent), **summary})
     for run in runs:
-        words = [word for word in run["settings"].split() if _splits_cells(word)]
+        words = [word for word in run["settings"].split() if key_of_override(word).splits_cells]
         elsewhere = run.get("evaluated_on", run["dataset"]) != run["dataset"]
         if elsewhere and words[-2:] != ["on", run["evaluated_on"]]:
             words += ["on", run["evaluated_on"]]
@@ -70,7 +71,7 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
     given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(word for word in given if _splits_cells(word)))
+    return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
 def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
@@ -88,7 +89,7 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
         config = with_defaults(config)
-    return dict(_flat(config))
+    return {name: str(value) for name, value in flatten(config)}
 
 
 def trained_in(folder: Path) -> Path:
@@ -121,11 +122,6 @@ def top_stage(metrics: Path) -> int | None:
     return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
 
 
-def _splits_cells(word: str) -> bool:
-    """Whether a setting has rows of its own in reports."""
-    return key(word.split("=")[0].lstrip("+~")).splits_cells
-
-
 def _saved_runs(path: Path) -> list[dict[str, Any]]:
     """Rows of a file of :func:`save_runs`, numbers as numbers, without what a row has no value of."""
     runs = []
@@ -149,11 +145,3 @@ def _rows(metrics: Path) -> list[dict[str, str]]:
         return []
     with metrics.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(config, dict) and config:
-        for name, value in config.items():
-            yield from _flat(value, f"{prefix}{name}.")
-    else:
-        yield prefix.removesuffix("."), str(config)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dtp_lightning.runtime.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
@@ -59,9 +60,7 @@ def figures_in(folder: Path) -> dict[str, Path]:
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
