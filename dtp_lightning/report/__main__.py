@@ -1,4 +1,4 @@
-"""Runs -> one table: ``python -m dtp_lightning.report FOLDER... [--save results/NAME.csv]``.
+"""Runs -> one table: ``dtp report FOLDER... [--save results/NAME.csv]``.
 
 Reads every summary.json below the folders; runs that differ in nothing but the seed share a row.
 """
@@ -99,7 +99,7 @@ def in_words(runs: Sequence[Mapping[str, Any]], split: str) -> list[str]:
 
 def main() -> None:
     """Print the table; keep the runs it came from."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which accuracies to show")
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
