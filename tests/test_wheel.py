@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and used in an empty folder: what somebody without a checkout has.
+"""The wheel, in an environment of its own and an empty folder: what somebody without a checkout has.
 
 ``make test-wheel``. Everything is downloaded, torch too: some minutes and 5 GB, which are removed afterwards.
 """
@@ -97,7 +97,7 @@ def test_in_an_empty_folder(installed: Path) -> None:
 
     assert "| mnist5k | cnn4 | hinge | dtp |" in dtp("report")
     assert str(run.relative_to(here) / "encoder.safetensors") in dtp("export", "last")
-    load = "import dtp_lightning, sys; e = dtp_lightning.load_encoder(sys.argv[1]); print(e.card['learner'], dtp_lightning.__file__)"
+    load = "import sys, dtp_lightning as d; print(d.load_encoder(sys.argv[1]).card['learner'], d.__file__)"
     done = call([str(installed / "python"), "-c", load, str(run / "encoder.safetensors")], here, 120)
     learner, _, place = done.stdout.strip().partition(" ")
     assert learner == "dtp" and Path(place).is_relative_to(installed.parent), done.stderr
