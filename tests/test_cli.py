@@ -20,7 +20,7 @@ from dtp_lightning.cli import entry, evaluate, paths, sweeps, train
 from dtp_lightning.cli import main as cli
 from dtp_lightning.runs.checkpoint_io import Progress
 
-VERBS = ("train", "evaluate", "sweep", "report", "export", "search", "dashboard", "board")
+VERBS = ("train", "evaluate", "sweep", "report", "rules", "export", "search", "dashboard", "board")
 CHEAP = (*TINY, "learner=bp", "evaluation=[knn]", "trainer.max_epochs=1")
 
 

@@ -15,7 +15,10 @@ from pathlib import Path
 from dtp_lightning import __version__
 from dtp_lightning.cli import entry, paths
 
-VALUED = ("--split", "--save", "--html", "--title", "--page", "--entity", "--project", "--name")
+VALUED = (
+    *("--split", "--save", "--html", "--title", "--page", "--entity", "--project", "--name"),
+    *("--cost", "--figure"),
+)
 """Options of reports whose value is no run."""
 
 
@@ -47,6 +50,8 @@ def _report(verb: str, words: Sequence[str]) -> None:
     sys.argv[1:] = words
     if verb == "report":
         from dtp_lightning.report.__main__ import main as task
+    elif verb == "rules":
+        from dtp_lightning.report.rules import main as task
     elif verb == "board":
         from dtp_lightning.report.board import main as task
     else:
@@ -75,6 +80,7 @@ VERBS: dict[str, tuple[Callable[[str, Sequence[str]], None], str]] = {
     "evaluate": (_hydra_verb, "evaluate a run again, here or on other data: dtp evaluate last dataset=cifar10"),
     "sweep": (_hydra_verb, "a comparison, safe to interrupt: dtp sweep bp_vs_dtp"),
     "report": (_report, "table, statistics and page of runs: dtp report multirun/bp_vs_dtp --html report.html"),
+    "rules": (_report, "the table of learning rules, with angles and costs: dtp rules multirun/rules"),
     "export": (_export, "an encoder as safetensors with a card: dtp export last"),
     "search": (_search, "hyper-parameters on validation, resumable: dtp search dtp --trials 20"),
     "dashboard": (_report, "uploaded runs as a W&B workspace: dtp dashboard RUNS --entity ME --project NAME"),

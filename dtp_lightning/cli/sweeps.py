@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 
 from dtp_lightning.cli import entry, paths
@@ -13,11 +15,12 @@ from dtp_lightning.errors import ConfigError
 
 
 def known(folder: Path | None = None) -> dict[str, str]:
-    """Name of every sweep -> the first comment of its file."""
+    """Name of every sweep -> the first sentence of its file."""
     found = {}
     for path in sorted((folder or paths.sweeps()).glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        found[path.stem] = first.removeprefix("#").strip() if first.startswith("#") else ""
+        lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        comment = " ".join(line.removeprefix("#").strip() for line in lines)
+        found[path.stem] = re.split(r"(?<=[.?])\s", comment)[0]
     return found
 
 

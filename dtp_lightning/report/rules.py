@@ -1,4 +1,4 @@
-"""Runs -> a table of learning rules: ``python -m dtp_lightning.report.rules FOLDER... [--cost FILE.csv]``.
+"""Runs -> a table of learning rules: ``dtp rules FOLDER... [--cost FILE.csv]``.
 
 Accuracy of the probes, mean angle to backprop at the start, in the middle and at the end (from callbacks=[alignment]),
 and what a step costs beside backprop's.
@@ -116,7 +116,7 @@ def table(runs: Sequence[Mapping[str, Any]], probes: Sequence[str], cost: Mappin
 
 def main() -> None:
     """Print the table; keep the runs it came from."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.rules", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp rules", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--cost", type=Path, help="CSV of benchmarks/rules.py")
     parser.add_argument("--probes", nargs="+", default=["linear", "few_labels/10", "knn"], help="accuracies to show")
