@@ -49,6 +49,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def call(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``dtp`` in this process, for what ends before Hydra begins; returns the exit code."""
+    monkeypatch.setenv(entry.FULL_ERROR, "0")  # entry.run sets it; what the test sets is taken back
 
     def run(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["dtp", *words])
@@ -237,6 +238,8 @@ def test_launchers_can_pickle_a_job() -> None:
         ("dtp train learner=", {"learner=bp", "learner=dtp"}, set()),
         ("dtp train learner=bp los", {"loss="}, {"learner="}),
         ("dtp evaluate last evaluation=kn", {"evaluation=knn"}, set()),
+        ("dtp sweep bp", {"bp_vs_dtp"}, {"rules"}),
+        ("dtp sweep bp_vs_dtp loss=hin", {"loss=hinge"}, set()),
         ("dtp report ", set(), {"learner="}),
     ],
 )

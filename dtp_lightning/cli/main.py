@@ -140,14 +140,20 @@ def _unknown(word: str) -> str:
 
 
 def _complete(words: Sequence[str]) -> None:
-    """Answer a shell: verbs first, then what Hydra knows of the configuration (it takes the first word for all)."""
+    """Answer a shell: verbs and sweeps from here, the rest is what Hydra knows of the configuration."""
     before, *typed = os.environ.get("COMP_LINE", "").split(" ")
+    verb, rest = (typed or [""])[0], typed[1:]
     if words[1:2] and words[1].startswith("query="):
-        if len(typed) <= 1:
-            print("\n".join(verb for verb in VERBS if verb.startswith(typed[0] if typed else "")))
+        if not rest:
+            print("\n".join(known for known in VERBS if known.startswith(verb)))
             return
-        if typed[0] not in ("train", "evaluate", "sweep"):
+        if verb == "sweep" and len(rest) == 1:
+            from dtp_lightning.cli import sweeps
+
+            print("\n".join(name for name in sweeps.known() if name.startswith(rest[0])))
             return
-        os.environ["COMP_LINE"] = " ".join([before, *typed[1:]])
-    verb = "evaluate" if typed[:1] == ["evaluate"] else "train"
-    _hydra_verb(verb, words)
+        if verb not in ("train", "evaluate", "sweep"):
+            return
+        settings = [word for word in rest[:-1] if "=" in word]  # Hydra stumbles over a run's or a sweep's name
+        os.environ["COMP_LINE"] = " ".join([before, *settings, rest[-1]])
+    _hydra_verb("evaluate" if verb == "evaluate" else "train", words)
