@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
+PACKAGES = ("dtp-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
 NOT_A_SETTING = {
