@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dtp-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
 NOT_A_SETTING = {
@@ -39,7 +39,7 @@ def git_commit() -> str:
 def versions() -> str:
     """``name=version`` of Python and of the packages that decide numbers, on one line."""
     found = [f"python={platform.python_version()}"]
-    for package in PACKAGES:
+    for package in ("dtp-lightning", *PACKAGES):
         try:
             found.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
