@@ -21,6 +21,8 @@ AXES = ("dataset", "model", "loss", "learner", "epochs")
 def git_commit() -> str:
     """Commit of this code, with ``-dirty`` after it where files differ; ``unknown`` outside a checkout."""
     here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # an installed package; a repository around it is somebody else's
+        return "unknown"
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -34,7 +36,7 @@ def git_commit() -> str:
 def versions() -> str:
     """``name=version`` of Python and of the packages that decide numbers, on one line."""
     found = [f"python={platform.python_version()}"]
-    for package in PACKAGES:
+    for package in ("dtp-lightning", *PACKAGES):
         try:
             found.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
