@@ -32,6 +32,7 @@ from dtp_lightning.figures import plots
 from dtp_lightning.figures.diagnostics import plot_diagnostics
 from dtp_lightning.loggers import trackers as tracking
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.losses import as_objective
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runs import summary
@@ -154,7 +155,7 @@ def _evaluate(
     seed = stored.config["seed"]
     data: ImageData = build(values["dataset"] or stored.node("dataset")).like(stored.images)
     _seed(seed)  # the untrained network is the one that this run began with
-    supervised = getattr(build(stored.node("loss")), "supervised", False)
+    supervised = as_objective(build(stored.node("loss"))).supervised
     network: Network = build(
         stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
     )
@@ -162,7 +163,7 @@ def _evaluate(
     stored.load_into(network)
     augment = build(stored.node("augment"), images=stored.images)
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
-    evaluations = usable(evaluations, data, default=True)
+    evaluations = usable(evaluations, data)
     if not evaluations:
         raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
     device = _device(values["accelerator"])
@@ -211,8 +212,8 @@ class Parts:
 
 def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     data: ImageData = build(values["dataset"])
-    loss = build(values["loss"])
-    supervised = getattr(loss, "supervised", False)
+    loss = as_objective(build(values["loss"]))
+    supervised = loss.supervised
     if fits_memory(data.pretraining(supervised), values["loading"]):
         data = data.in_memory()
     network: Network = build(values["model"], images=data.spec, classes=len(data.classes) if supervised else None)
@@ -223,7 +224,7 @@ def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
     evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
     kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
     module = PretrainModule(learner, augment, values["seed"], kept)
-    return Parts(data, module, augment.views, untrained, usable(evaluations, data, default=True))
+    return Parts(data, module, augment.views, untrained, usable(evaluations, data))
 
 
 def _fit(
@@ -234,7 +235,7 @@ def _fit(
         name: build(node, data=parts.data, augment=parts.module.augment, folder=folder)
         for name, node in values["callbacks"].items()
     }
-    callbacks = usable(built, parts.data, default=False)
+    callbacks = usable(built, parts.data)
     if start:
         check_start(start, parts.module, values["trainer"]["max_epochs"])
     if is_rank_zero(values["trainer"]):

@@ -15,7 +15,7 @@ from conftest import TINY, composed, learner_of, options
 from PIL import Image
 from torch import Tensor
 
-from dtp_lightning.callbacks import Cost
+from dtp_lightning.callbacks import Cost, DataCallback
 from dtp_lightning.callbacks.alignment import diagnose
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.callbacks.measures import (
@@ -256,7 +256,8 @@ def test_two_images_are_enough_to_count(loss: str) -> None:
 
 
 def test_time_for_diagnostics_is_not_training_time() -> None:
-    cost, look = Cost(), SimpleNamespace(overhead_seconds=3.0)
+    cost, look = Cost(), DataCallback()
+    look.overhead_seconds = 3.0
     trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True, world_size=1)
     cost.on_train_batch_start(trainer, None, None, 0)
     time.sleep(0.05)

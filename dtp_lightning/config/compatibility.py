@@ -5,67 +5,63 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
 from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.reader import DataReader
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.losses.objective import Objective
 from dtp_lightning.runs.checkpoint_io import epochs_of
 from dtp_lightning.runs.safe_loading import load
 
 log = logging.getLogger(__name__)
 
+Part = TypeVar("Part")
 
-def check_comparisons(name: str, loss: nn.Module, views: int, batch_size: int) -> None:
+
+def check_comparisons(name: str, loss: Objective, views: int, batch_size: int) -> None:
     """A contrastive loss has something to compare.
 
     Args:
         name: of the loss, for the message.
-        loss: its ``supervised`` says that it needs no second view, its ``smallest_batch`` (2 unless it says
-            otherwise) how many images it compares.
+        loss: a supervised one needs no second view, the others at least ``smallest_batch`` images.
         views: V, of each image.
         batch_size: images.
 
     Raises:
         ConfigError: one view, or a batch of one image.
     """
-    if getattr(loss, "supervised", False):
+    if loss.supervised:
         return
     if views < 2:
         raise ConfigError(f"loss={name} compares two views, and these augmentations give one: choose another")
-    if batch_size < getattr(loss, "smallest_batch", 2):
-        raise ConfigError(f"batch_size={batch_size}: loss={name} compares the images of a batch and needs at least 2")
+    if batch_size < loss.smallest_batch:
+        raise ConfigError(
+            f"batch_size={batch_size}: loss={name} compares the images of a batch and needs at least "
+            f"{loss.smallest_batch}"
+        )
 
 
-def usable(parts: Mapping[str, Any], data: ImageData, *, default: bool) -> dict[str, Any]:
+def usable(parts: Mapping[str, Part], data: ImageData) -> dict[str, Part]:
     """Those that can work on this data: what reads labels is left out, with a warning, where there are none.
 
     Args:
-        parts: name -> evaluation or callback; its ``needs_labels`` says whether it reads labels.
+        parts: name -> evaluation or callback; what is no :class:`DataReader` (a callback of Lightning's own) stays.
         data: what they would read.
-        default: for those that do not say.
 
     Raises:
         ConfigError, DataError: one cannot work on this data.
     """
-    needing = [name for name, part in parts.items() if getattr(part, "needs_labels", default)]
-    kept = {name: part for name, part in parts.items() if data.classes or name not in needing}
-    if len(kept) < len(parts):
-        log.warning("these images have no labels: %s left out", ", ".join(needing))
-    check_each(kept, data)
-    return kept
-
-
-def check_each(parts: Mapping[str, Any], data: ImageData) -> None:
-    """Ask every part that has a ``check(data)`` whether it can work on this data.
-
-    Raises:
-        ConfigError, DataError: from the part.
-    """
-    for part in parts.values():
-        if check := getattr(part, "check", None):
-            check(data)
+    readers = {name: part for name, part in parts.items() if isinstance(part, DataReader)}
+    unlabelled = [name for name, reader in readers.items() if reader.needs_labels and not data.classes]
+    if unlabelled:
+        log.warning("these images have no labels: %s left out", ", ".join(unlabelled))
+    for name, reader in readers.items():
+        if name not in unlabelled:
+            reader.check(data)
+    return {name: part for name, part in parts.items() if name not in unlabelled}
 
 
 def check_start(path: Path, module: nn.Module, max_epochs: int) -> None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dtp_lightning.losses.objective import Objective, as_objective
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
@@ -95,8 +96,8 @@ class Learner(nn.Module, ABC):
 
     Args:
         model: stages and head.
-        loss: objective, returns a scalar; called with one (B, D) embedding tensor a view, or, where its
-            ``supervised`` is true, with logits (V * B, K) and labels (V * B,).
+        loss: an :class:`~dtp_lightning.losses.Objective`, or a library's loss that
+            :func:`~dtp_lightning.losses.as_objective` understands.
         forward_optimizer: called with one parameter group a stage and one for the head.
     """
 
@@ -116,14 +117,11 @@ class Learner(nn.Module, ABC):
     def __init__(self, model: Network, loss: nn.Module, forward_optimizer: OptimizerFactory) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss = as_objective(loss)
         groups = [(f"stage{i}", stage.forward_parameters()) for i, stage in enumerate(model.stages, 1)]
-        top = [("head", model.head.parameters()), ("loss", loss.parameters())]
+        top = [("head", model.head.parameters()), ("loss", self.loss.parameters())]
         self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
         self.epoch = 0
-        self.turns = 1
-        """How many kinds of steps there are (layer-wise rules: one a stage); ``turn`` fixes one, to count its cost."""
-        self.turn: int | None = None
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -133,6 +131,13 @@ class Learner(nn.Module, ABC):
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0, for rules that have a schedule."""
         self.epoch = epoch
+
+    def step_variants(self) -> Sequence[Learner]:
+        """Learners on these weights that each take one kind of step: all kinds, once each. (To count a step's cost.)
+
+        Most rules have one kind of step. Rules that train some stages on a batch have several.
+        """
+        return [self]
 
     @abstractmethod
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
@@ -202,18 +207,24 @@ class Learner(nn.Module, ABC):
         return traces
 
     def objective(
-        self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: nn.Module | None = None
+        self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: Objective | None = None
     ) -> Tensor:
-        """The loss (the learner's, unless another is given) of a head's outputs (V * B, D), view after view; scalar.
+        """The loss of a head's outputs, scalar. Where processes share a batch: of the outputs of all of them.
 
-        Where processes share a batch: of the outputs of all of them.
+        Args:
+            outputs: (V * B, D), view after view.
+            views: V.
+            labels: (B,), for a supervised loss.
+            loss: the learner's, unless another is given.
         """
         loss = loss or self.loss
         by_view = collectives.all_gather(outputs.unflatten(0, (views, -1)), dim=1)
-        if getattr(loss, "supervised", False):
-            assert labels is not None, "a supervised objective is told the labels"
-            return loss(by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
-        return loss(*by_view)
+        inputs = tuple(by_view)
+        if loss.supervised:
+            assert labels is not None, "a supervised objective needs labels"
+            inputs = (by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
+        value: Tensor = loss(*inputs)
+        return value
 
     def compute_head_gradients(
         self, traces: list[StageTrace], views: int, labels: Tensor | None = None

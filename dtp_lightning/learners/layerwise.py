@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import PositiveInt
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.losses.objective import Objective
 from dtp_lightning.models.network import Network
 from dtp_lightning.runtime import collectives
 
@@ -47,17 +48,16 @@ class LayerwiseLearning(Learner):
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Flatten(), nn.Linear(size, model.embedding_dim, bias=False)) for size in sizes
         )
-        self.losses = nn.ModuleList(copy.deepcopy(loss) for _ in sizes)
+        self.losses = nn.ModuleList(copy.deepcopy(self.loss) for _ in sizes)
         parts = zip(self.heads, self.losses, strict=True)
         for i, (head, own) in enumerate(parts, 1):
             group = {"name": f"head{i}", "params": [*head.parameters(), *own.parameters()]}
             self.forward_optimizer.add_param_group(group)
         self.active: list[int] = []
-        self.turns = 1 if order == "all" else len(model.stages)
 
     def trace(self, images: Tensor) -> list[StageTrace]:
         """Stages 1..i, where i is the last one that learns from this batch; only those that learn have a graph."""
-        self.active = self._active()
+        self.active = self.active_stages()
         h = self.model.normalise(images)
         traces = []
         for i in range(self.active[-1] + 1):
@@ -68,15 +68,24 @@ class LayerwiseLearning(Learner):
             traces.append(StageTrace(stage, x, h))
         return traces
 
-    def _active(self) -> list[int]:
+    def active_stages(self) -> list[int]:
+        """The stages that learn from the next batch, counted from 0; with ``order="random"`` a new draw."""
         stages = len(self.model.stages)
-        if self.turn is not None:
-            return [self.turn]
         if self.order == "greedy":
             return [min(self.epoch // self.epochs_per_stage, stages - 1)]
         if self.order == "random":
             return [int(collectives.broadcast(torch.randint(stages, ())))]
         return list(range(stages))
+
+    def step_variants(self) -> list[Learner]:
+        """One learner a stage, which trains that stage only; this one where every step trains all stages."""
+        return [self] if self.order == "all" else [self._only(i) for i in range(len(self.model.stages))]
+
+    def _only(self, stage: int) -> LayerwiseLearning:
+        """A learner on the same weights in the first epoch of a stage (counted from 0) of a greedy training."""
+        variant = copy.copy(self)
+        variant.order, variant.epoch = "greedy", stage * self.epochs_per_stage
+        return variant
 
     def loss_parameters(self) -> list[nn.Parameter]:
         """Those of every stage's objective."""
@@ -92,7 +101,7 @@ class LayerwiseLearning(Learner):
             last = i == len(self.model.stages) - 1
             head, loss = (self.model.head, self.loss) if last else (self.heads[i], self.losses[i])
             h = traces[i].h.requires_grad_(True)
-            value = self.objective(head(h), views, labels, loss)
+            value = self.objective(head(h), views, labels, cast(Objective, loss))
             errors.append(self.write_gradients(value, [*head.parameters(), *loss.parameters()], h).flatten())
             total = total + value.detach()
         return total, torch.cat(errors)

@@ -7,9 +7,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.losses.objective import Objective
 
 
-class ClappHinge(nn.Module):
+class ClappHinge(Objective):
     """One view predicts the other through a learned map W; the score of a pair is u_ij = <z0_i, W z1_j>.
 
         L = mean_i [margin - u_ii]+  +  mean_{i != j} [margin + u_ij]+

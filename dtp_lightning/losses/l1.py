@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dtp_lightning.losses.objective import Objective
 
 BLOCK = 2**20  # distances held at once: 4 MiB in float32, which stays in the cache
 SIDE = 512  # of a square block of symmetric distances
@@ -83,7 +85,7 @@ def same_image(batch: int, rows: Tensor, columns: Tensor) -> Tensor:
     return rows[:, None] % batch == columns[None] % batch
 
 
-class L1Objective(nn.Module, ABC):
+class L1Objective(Objective, ABC):
     """A loss of two views with a written-down error signal."""
 
     @abstractmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from dtp_lightning.losses.l1 import L1Objective
@@ -19,8 +17,7 @@ class PositiveOnly(L1Objective):
         scale: factor of the loss.
     """
 
-    smallest_batch: ClassVar[int] = 1
-    """It compares an image with itself alone."""
+    smallest_batch = 1  # a view is compared with the other view of its image
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_lightning.losses.objective import Objective
 
-class SupervisedLoss(nn.Module):
-    """What marks an objective that is told the classes."""
 
-    supervised: ClassVar[bool] = True
+class SupervisedLoss(Objective):
+    """Base of the objectives that are given labels."""
+
+    supervised = True
+    smallest_batch = 1
 
 
 class CrossEntropy(SupervisedLoss):

@@ -1,7 +1,8 @@
-"""Feedback maps of convolutional stages: what a stage's g is made of."""
+"""Feedback maps g of stages."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -46,7 +47,29 @@ def unpool(u: Tensor, pool_indices: Tensor, pool: int, size: tuple[int, int]) ->
     return torch.ops.aten.max_pool2d_with_indices_backward(u, like, window, window, [0, 0], [1, 1], False, pool_indices)
 
 
-class ConvFeedback(nn.ConvTranspose2d):
+class FeedbackMap(nn.Module, ABC):
+    """g_i: maps an activation of stage i back to an activation below it. A stage's ``feedback_map`` derives from it."""
+
+    @abstractmethod
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """g(u), (N, C, H', W') -> (N, C_below, *size).
+
+        Args:
+            u: of the shape of the stage's output.
+            size: (H, W) of the stage's input, in pixels.
+            pool_indices: of the stage's max-pool in the forward pass that u belongs to, of u's shape.
+        """
+
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """J_g(u) v, the derivative of g at u in the direction of v, (N, C, H', W') both -> (N, C_below, *size).
+
+        By :func:`torch.func.jvp` of ``forward``, unless a subclass knows a faster way.
+        """
+        derivative: Tensor = torch.func.jvp(lambda at: self(at, size, pool_indices), (u,), (v,))[1]
+        return derivative
+
+
+class ConvFeedback(FeedbackMap, nn.ConvTranspose2d):
     """g(u) = activation(strided transposed convolution of u), cropped to any size that pools to u's.
 
     For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis; odd
@@ -77,8 +100,8 @@ class ConvFeedback(nn.ConvTranspose2d):
         """
         at_u = self._convolve(self._spread(u, size, pool_indices), size, self.bias)
         along_v = self._convolve(self._spread(v, size, pool_indices), size, None)
-        moved: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
-        return moved
+        derivative: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
+        return derivative
 
     def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
         """What is convolved; linear in u."""

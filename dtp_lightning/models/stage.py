@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dtp_lightning.models.convolution import Conv
-from dtp_lightning.models.feedback_maps import ConvFeedback, UnpoolFeedback, activation_named
+from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, UnpoolFeedback, activation_named
 
 
 class StageOutput(NamedTuple):
@@ -50,11 +50,10 @@ class Stage(nn.Module):
 
     Args:
         forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
-        feedback_map: g, called as ``g(u, (H, W), pool_indices)`` with u of f's output shape, returns f's input shape.
-            None where nothing below needs a target (the first stage: the image is given).
+        feedback_map: g. None where nothing below needs a target (the first stage: the image is given).
     """
 
-    def __init__(self, forward_map: nn.Module, feedback_map: nn.Module | None = None) -> None:
+    def __init__(self, forward_map: nn.Module, feedback_map: FeedbackMap | None = None) -> None:
         super().__init__()
         self.forward_map = forward_map
         self.feedback_map = feedback_map
@@ -99,22 +98,28 @@ class Stage(nn.Module):
         Raises:
             RuntimeError: this stage was built without a feedback map.
         """
-        if self.feedback_map is None:
-            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
-        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), pool_indices)
+        feedback_map, size = self._feedback_map(like)
+        g_u: Tensor = feedback_map(u, size, pool_indices)
+        return g_u
 
     def feedback_jvp(self, u: Tensor, v: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
-        """J_{g_i}(u) v, of the shape of ``like`` (of convolutions in less time than :func:`torch.func.jvp` takes).
+        """J_{g_i}(u) v, of the shape of ``like``: the derivative of g_i at u in the direction of v.
 
         Args:
             u, v: of f's output shape.
             like, pool_indices: see :meth:`feedback`.
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
         """
-        feedback = self.feedback_map
-        if isinstance(feedback, ConvFeedback) and type(feedback).forward is ConvFeedback.forward:  # as we wrote it
-            return feedback.jvp(u, v, (like.shape[-2], like.shape[-1]), pool_indices)
-        carried: Tensor = torch.func.jvp(lambda at: self.feedback(at, like, pool_indices), (u,), (v,))[1]
-        return carried
+        feedback_map, size = self._feedback_map(like)
+        return feedback_map.jvp(u, v, size, pool_indices)
+
+    def _feedback_map(self, like: Tensor) -> tuple[FeedbackMap, tuple[int, int]]:
+        """The feedback map, and the size (H, W) that it maps to."""
+        if self.feedback_map is None:
+            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
+        return self.feedback_map, (like.shape[-2], like.shape[-1])
 
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""
