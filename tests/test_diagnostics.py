@@ -71,16 +71,16 @@ def test_dtp_s_top_stage_follows_backprop_and_the_others_do_not_yet(views: Tenso
 
 def test_a_stage_without_a_gradient_is_left_out(views: Tensor) -> None:
     learner = learner_of("learner=bp")
-    teach = learner.teach
+    compute_gradients = learner.compute_gradients
 
-    def teach_the_top_alone(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
-        teach(traces, top, measure=measure)
+    def gradients_of_the_top_stage(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
+        compute_gradients(traces, top, measure=measure)
         for trace in traces[:-1]:
             for parameter in trace.stage.forward_parameters():
                 parameter.grad = None
         return {}
 
-    learner.teach = teach_the_top_alone
+    learner.compute_gradients = gradients_of_the_top_stage
     assert {name.split("/")[1] for name in update_alignment(learner, views)} == {"stage3"}
 
 

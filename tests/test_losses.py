@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import composed, options
+from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from dtp_lightning.config.instantiate import build, checked
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, l1
+from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, as_objective, l1
 
 LOSSES = [name for name in options("loss") if name not in ("cross_entropy", "multiclass_hinge")]
 FORMS = [
@@ -190,3 +191,14 @@ def test_multiclass_hinge_teaches_each_unit_by_itself_and_its_label() -> None:
 def test_few_negatives_need_the_papers_form() -> None:
     with pytest.raises(ValueError, match="pairs=cross reduction=sum"):
         ContrastiveHinge(diagonals=5)
+
+
+def test_a_librarys_loss_gets_its_declarations() -> None:
+    contrastive, supervised = as_objective(NTXentLoss()), as_objective(nn.CrossEntropyLoss())
+    assert (contrastive.supervised, contrastive.smallest_batch) == (False, 2)
+    assert (supervised.supervised, supervised.smallest_batch) == (True, 1)
+    assert not contrastive.state_dict(), "checkpoints hold what they held without the adapter"
+    z0, z1 = embeddings(5)
+    torch.testing.assert_close(contrastive(z0, z1), NTXentLoss()(z0, z1))
+    ours = ContrastiveHinge()
+    assert as_objective(ours) is ours
