@@ -122,11 +122,11 @@ def test_blocks_do_not_change_the_result(loss: nn.Module, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("loss", [ContrastiveHinge(), ContrastiveHinge(pairs="cross"), L1Margin(2.0)])
-def test_pairs_may_be_met_one_by_one(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_pairs_may_be_gathered_one_by_one(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     z0, z1 = embeddings(9, 0.6)
     found = []
-    for few in (0, 10**6):  # always, never
-        monkeypatch.setattr(l1, "FEW", few)
+    for sparsity in (0, 10**6):  # always, never
+        monkeypatch.setattr(l1, "SPARSITY", sparsity)
         found.append(loss.value_and_error(z0.detach(), z1.detach()))
     assert found[0][1].abs().sum() > 0
     for a, b in zip(*found, strict=True):

@@ -20,8 +20,13 @@ class ClappHinge(Objective):
     Meant for layer-wise learners, which give every stage its own W.
 
     Args:
-        embedding_dim: D, the size of W.
-        margin: delta.
+        embedding_dim: D; W is (D, D).
+        margin: of both hinges, in units of the score.
+
+    >>> loss = ClappHinge(embedding_dim=2)
+    >>> _ = nn.init.eye_(loss.predict.weight)  # W = I
+    >>> loss(torch.eye(2), torch.eye(2)).item()  # u_ii = 1 satisfies the margin, u_ij = 0 does not
+    1.0
     """
 
     def __init__(self, embedding_dim: PositiveInt, margin: PositiveFloat = 1.0) -> None:

@@ -29,6 +29,11 @@ class BarlowTwins(Objective):
     Args:
         lambda_param: weight of the off-diagonal terms.
         scale: factor of the loss.
+
+    >>> import torch
+    >>> z = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> f"{BarlowTwins(lambda_param=0, scale=1)(z, -z):.2f}"  # C_ii = -1 for both coordinates
+    '8.00'
     """
 
     def __init__(self, lambda_param: NonNegativeFloat = 4e-3, scale: float = 1 / 32) -> None:
@@ -60,8 +65,19 @@ class CheckedBatch(Objective):
 
 
 class VICReg(CheckedBatch, VICRegLoss):
-    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's."""
+    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's.
+
+    >>> import torch
+    >>> z = torch.tensor([[0.0, 9.0], [9.0, 9.0], [9.0, 0.0]])  # covariance -13.5, in both views
+    >>> f"{VICReg()(z, z):.1f}"
+    '364.5'
+    """
 
 
 class DCL(CheckedBatch, DCLLoss):
-    """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator."""
+    """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator.
+
+    >>> import torch
+    >>> f"{DCL()(torch.eye(3), torch.eye(3)):.4f}"  # -1 / 0.1 + log 4
+    '-8.6137'
+    """
