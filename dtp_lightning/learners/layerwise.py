@@ -1,4 +1,4 @@
-"""Layer-wise learning: every stage has the objective to itself, at a head of its own."""
+"""Layer-wise learning: every stage has a head and an objective of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dtp_lightning.runtime import collectives
 
 
 class LayerwiseLearning(Learner):
-    """delta_i = dL_i/dh_i, where L_i is the objective at a linear head of stage i; nothing comes from above.
+    """delta_i = dL_i/dh_i, where L_i is the objective at a linear head of stage i. No stage depends on those above.
 
     Source: GLL and RLL of Tang et al. 2022 (paper code); the last stage's head is the model's.
 
@@ -25,7 +25,23 @@ class LayerwiseLearning(Learner):
         model, loss, forward_optimizer: see :class:`Learner`; a loss with parameters is copied for each stage.
         order: ``greedy`` trains stage 1, then 2, ... (GLL); ``random`` one stage drawn for each batch (RLL);
             ``all`` every stage on every batch.
-        epochs_per_stage: of ``greedy``; the last stage keeps learning after its turn.
+        epochs_per_stage: of ``greedy``; the last stage learns until the training ends.
+
+    Raises:
+        ConfigError: the model has no ``shapes``.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> gll = LayerwiseLearning(model, ContrastiveHinge(), partial(torch.optim.SGD, lr=0.1), epochs_per_stage=2)
+    >>> gll.start_epoch(1)
+    >>> gll.active_stages()
+    [0]
+    >>> gll.start_epoch(2)
+    >>> gll.active_stages()
+    [1]
     """
 
     trains_all_stages = False
@@ -41,7 +57,7 @@ class LayerwiseLearning(Learner):
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         if len(model.shapes) != len(model.stages):
-            raise ConfigError("layer-wise learning must know the stages' shapes: build the Network with shapes=")
+            raise ConfigError("layer-wise learning needs the shapes of the stages: build the Network with shapes=")
         self.order = order
         self.epochs_per_stage = epochs_per_stage
         sizes = [int(torch.tensor(shape).prod()) for shape in model.shapes[:-1]]
@@ -50,8 +66,8 @@ class LayerwiseLearning(Learner):
         )
         self.losses = nn.ModuleList(copy.deepcopy(self.loss) for _ in sizes)
         parts = zip(self.heads, self.losses, strict=True)
-        for i, (head, own) in enumerate(parts, 1):
-            group = {"name": f"head{i}", "params": [*head.parameters(), *own.parameters()]}
+        for i, (head, head_loss) in enumerate(parts, 1):
+            group = {"name": f"head{i}", "params": [*head.parameters(), *head_loss.parameters()]}
             self.forward_optimizer.add_param_group(group)
         self.active: list[int] = []
 
@@ -107,7 +123,7 @@ class LayerwiseLearning(Learner):
         return total, torch.cat(errors)
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
-        """Each active stage its own error."""
+        """delta_i = dL_i/dh_i for each active stage."""
         errors = top.split([traces[i].y.numel() for i in self.active])
         for i, error in zip(self.active, errors, strict=True):
             traces[i].vjp(error.view_as(traces[i].y))

@@ -29,6 +29,9 @@ class ClappHinge(Objective):
     1.0
     """
 
+    predict: nn.Linear
+    """W."""
+
     def __init__(self, embedding_dim: PositiveInt, margin: PositiveFloat = 1.0) -> None:
         super().__init__()
         self.predict = nn.Linear(embedding_dim, embedding_dim, bias=False)

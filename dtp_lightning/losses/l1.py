@@ -28,7 +28,7 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def pair_blocks(n: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks (rows, columns) of the (n, n) matrix that cover every unordered pair once: on and right of its diagonal."""
+    """Blocks (rows, columns) of the (n, n) matrix that cover each unordered pair once: on and right of its diagonal."""
     size = max(1, int(SIDE))
     starts = range(0, n, size)
     for i in starts:

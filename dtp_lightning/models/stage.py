@@ -17,12 +17,12 @@ from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, Unpool
 
 
 class StageOutput(NamedTuple):
-    """What a stage's forward map gives.
+    """What a stage's forward pass returns.
 
     Attributes:
-        y: f(x).
-        pool_indices: which pixels won the max-pool, if the feedback map wants them.
-        preactivation: output of the first layer where that is linear, see :meth:`Stage.run_perturbed`.
+        y: f(x), (N, C, H', W').
+        pool_indices: where the maxima of the max-pool are, int64 of y's shape, if the feedback map needs them.
+        preactivation: output of the first layer where that layer is linear, see :meth:`Stage.run_perturbed`.
     """
 
     y: Tensor
@@ -33,7 +33,7 @@ class StageOutput(NamedTuple):
 class Bias(nn.Module):
     """Adds one number a channel, in place.
 
-    max(a) + b = max(a + b), to the last bit: behind the pool the bias and its gradient touch a quarter of the memory.
+    max(a) + b = max(a + b), to the last bit. After a 2 x 2 pool the bias and its gradient read a quarter of the memory.
     """
 
     def __init__(self, bias: nn.Parameter) -> None:
@@ -46,11 +46,19 @@ class Bias(nn.Module):
 
 
 class Stage(nn.Module):
-    """f: activation below -> activation here, and g: back again.
+    """f_i, which maps activation h_{i-1} to h_i, and its feedback map g_i, which maps h_i back to h_{i-1}.
 
     Args:
         forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
-        feedback_map: g. None where nothing below needs a target (the first stage: the image is given).
+        feedback_map: g. None where nothing below needs a target (the first stage: below it is the image).
+
+    >>> stage = conv_stage(3, 8)
+    >>> x = torch.rand(2, 3, 32, 32)
+    >>> h = stage(x)
+    >>> h.shape
+    torch.Size([2, 8, 16, 16])
+    >>> stage.feedback(h, like=x).shape
+    torch.Size([2, 3, 32, 32])
     """
 
     def __init__(self, forward_map: nn.Module, feedback_map: FeedbackMap | None = None) -> None:
@@ -84,7 +92,7 @@ class Stage(nn.Module):
         return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
     def layers(self) -> list[nn.Module]:
-        """What f consists of, in order."""
+        """The layers of f, in order."""
         return list(self.forward_map) if isinstance(self.forward_map, nn.Sequential) else [self.forward_map]
 
     def feedback(self, u: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
