@@ -134,6 +134,10 @@ class Learner(nn.Module, ABC):
         """Called before each epoch, counted from 0, for rules that have a schedule."""
         self.epoch = epoch
 
+    def skip_first_phase(self) -> None:
+        """Go past the batches, if a rule begins with some, from which the forward weights do not learn."""
+        return
+
     @abstractmethod
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Decide a displacement for every stage and hand each to its trace's ``vjp``, once.
@@ -174,8 +178,12 @@ class Learner(nn.Module, ABC):
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
-        (update or self.forward_optimizer.step)()
+        self.apply_update(update or self.forward_optimizer.step)
         return {"loss": loss, **metrics}
+
+    def apply_update(self, update: Callable[[], object]) -> None:
+        """Move the forward weights, by ``update``; where rules change what follows from their change."""
+        update()
 
     def combine_gradients(self) -> None:
         """Let processes that share a batch have the gradients of the whole batch."""
