@@ -48,9 +48,9 @@ def count_macs(function: Callable[[], object]) -> int:
 def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     """MACs of one whole learning step for one view of one image: forward, targets, feedback, gradients, head.
 
-    Counted on a copy, at its first step (past a first phase of feedback alone), with two images; a rule whose feedback learns on every few batches only is
-    counted by that first one, a layer-wise one by the mean over its stages' turns. Products between the images of a
-    batch are counted at two images.
+    Counted on a copy, at its first step past a first phase of feedback alone, with two images; a rule whose feedback
+    learns on every few batches only is counted by that first one, a layer-wise one by the mean over its stages' turns.
+    Products between the images of a batch are counted at two images.
 
     Args:
         learner: on the CPU; unchanged.
