@@ -54,6 +54,8 @@ def main() -> None:
         name: learner_of(name, images, [w for w in overrides if name != "bp" or not w.startswith("learner.")])
         for name in names
     }
+    for learner in learners.values():
+        learner.skip_first_phase()
     macs = {name: macs_per_image(learner, images, views=2) for name, learner in learners.items()}
     seconds = measure(learners, torch.rand(2, arguments.batch, *arguments.images), arguments.repeats)
     rows = []

@@ -32,6 +32,7 @@ from dtp_lightning.runs.summary import provenance
 SHARED = "learner.feedback.noise_patterns=50"
 HALF = "learner.feedback.fraction=0.5"
 LINEAR = "learner.target=linearised"
+TRANSPOSABLE = "model.feedback=transposable"
 CASES: dict[str, Callable[..., Case]] = {
     "plain PyTorch loop": lambda name, images, words: plain(images, words),
     "plain PyTorch dtp": lambda name, images, words: plain_dtp(images, words),
@@ -48,6 +49,12 @@ CASES: dict[str, Callable[..., Case]] = {
     "dtp linearised, fraction=0.5, bf16": lambda name, images, words: case(
         name, "dtp", images, [*words, LINEAR, HALF], bf16=True
     ),
+    "dtp_kp": lambda name, images, words: case(name, "dtp_kp", images, [*words, TRANSPOSABLE]),
+    "dtp_kp linearised, bf16": lambda name, images, words: case(
+        name, "dtp_kp", images, [*words, TRANSPOSABLE, LINEAR], bf16=True
+    ),
+    "dtp_mirror": lambda name, images, words: case(name, "dtp_mirror", images, [*words, TRANSPOSABLE]),
+    "ldrl, transposable": lambda name, images, words: case(name, "ldrl", images, [*words, TRANSPOSABLE]),
     "ldrl": lambda name, images, words: case(name, "ldrl", images, words),
     "ldrl, steps=5": lambda name, images, words: case(name, "ldrl", images, [*words, "learner.feedback.steps=5"]),
     "ldrl, steps=5, noise_patterns=50": lambda name, images, words: case(

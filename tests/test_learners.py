@@ -6,13 +6,21 @@ import copy
 
 import pytest
 import torch
-from conftest import composed, learner_of, options
+from conftest import composed, options
+from conftest import learner_of as fresh_learner
 from torch import Tensor, nn
 
 from dtp_lightning.config.schema import checked
 from dtp_lightning.learners import Learner
 
 LEARNERS = options("learner")
+
+
+def learner_of(*overrides: str, seed: int = 0) -> Learner:
+    """Of which also the forward weights learn: the contracts are about them."""
+    learner = fresh_learner(*overrides, seed=seed)
+    learner.skip_first_phase()
+    return learner
 
 
 def stage_parameters(learner: Learner) -> list[list[nn.Parameter]]:

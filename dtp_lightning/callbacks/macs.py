@@ -49,9 +49,9 @@ def count_macs(function: Callable[[], object]) -> int:
 def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     """MACs of one whole learning step for one view of one image: forward, targets, feedback, gradients, head.
 
-    Counted on a copy, at its first step, with two images; a rule whose feedback learns on every few batches only is
-    counted by that first one, a layer-wise one by the mean over its stages. Products between the images of a
-    batch are counted at two images.
+    Counted on a copy, at its first step past a first phase of feedback alone, with two images; a rule whose feedback
+    learns on every few batches only is counted by that first one, a layer-wise one by the mean over its stages.
+    Products between the images of a batch are counted at two images.
 
     Args:
         learner: on the CPU; unchanged.
@@ -59,6 +59,7 @@ def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
         views: V.
     """
     used = copy.deepcopy(learner)
+    used.skip_first_phase()
     with torch.random.fork_rng([]):
         batch = torch.rand(views, 2, images.channels, images.height, images.width)
         labels = torch.zeros(2, dtype=torch.long)

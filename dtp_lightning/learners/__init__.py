@@ -3,8 +3,9 @@
 from dtp_lightning.learners.base import Learner, StageTrace
 from dtp_lightning.learners.bp import Backprop
 from dtp_lightning.learners.direct import DirectFeedback, DirectTraining
-from dtp_lightning.learners.feedback import FeedbackTraining, FixedFeedback
+from dtp_lightning.learners.feedback import Feedback, FeedbackTraining, FixedFeedback
 from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
+from dtp_lightning.learners.kolen_pollack import KolenPollackFeedback, WeightMirrorFeedback
 from dtp_lightning.learners.layerwise import LayerwiseLearning
 from dtp_lightning.learners.reconstruction import (
     AutoencoderFeedback,
@@ -19,13 +20,16 @@ __all__ = [
     "DifferenceReconstruction",
     "DirectFeedback",
     "DirectTraining",
+    "Feedback",
     "FeedbackAlignment",
     "FeedbackTraining",
     "FixedFeedback",
+    "KolenPollackFeedback",
     "LayerwiseLearning",
     "Learner",
     "LocalDifferenceReconstruction",
     "StageTrace",
     "TargetPropagation",
+    "WeightMirrorFeedback",
     "difference_error",
 ]

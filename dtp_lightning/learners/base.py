@@ -100,6 +100,10 @@ class Learner(nn.Module, ABC):
         """
         return [self]
 
+    def skip_first_phase(self) -> None:
+        """Go past the batches, if a rule begins with some, from which the forward weights do not learn."""
+        return
+
     @abstractmethod
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """Compute a displacement for every stage and call its trace's ``vjp`` with it, once.
@@ -140,8 +144,12 @@ class Learner(nn.Module, ABC):
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
-        (update or self.forward_optimizer.step)()
+        self.apply_update(update or self.forward_optimizer.step)
         return {"loss": loss, **metrics}
+
+    def apply_update(self, update: Callable[[], object]) -> None:
+        """Move the forward weights, by ``update``; where rules change what follows from their change."""
+        update()
 
     def combine_gradients(self) -> None:
         """Give every process the gradients of the whole batch, where processes share one."""

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
@@ -24,12 +24,60 @@ from dtp_lightning.runtime import collectives
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class FeedbackTraining(ABC):
-    """When and how often feedback maps learn; subclasses say from what.
+class Feedback(ABC):
+    """How the feedback maps of a target rule become what they are: all that the rule asks of it.
+
+    Attributes:
+        noise_patterns: how many noise samples a step draws for all images; None draws one for every image.
+    """
+
+    noise_patterns: int | None = None
+
+    @property
+    def first_phase(self) -> int:
+        """Batches at the beginning from which feedback alone learns."""
+        return 0
+
+    @abstractmethod
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """One optimiser for the feedback maps of these stages (the first has none); None if none is needed.
+
+        Raises:
+            ConfigError: the stages' maps cannot learn like this.
+        """
+
+    def due(self, batch: int, epoch: int) -> bool:
+        """Whether feedback learns from this batch, by :meth:`train`."""
+        return False
+
+    def forward_due(self, batch: int, epoch: int) -> bool:
+        """Whether the forward weights learn from this batch."""
+        return True
+
+    def prepare(self, traces: list[StageTrace]) -> None:
+        """Called before targets are taken, if :meth:`train` follows: what both need can be kept in the traces."""
+        return
+
+    def train(self, traces: list[StageTrace], optimizer: Optimizer) -> Metrics:
+        """Let the feedback maps learn from this batch, with the forward weights as they are; scalars to log."""
+        return {}
+
+    def before_update(self) -> None:
+        """Called before the forward weights move."""
+        return
+
+    def after_update(self) -> None:
+        """Called after the forward weights have moved."""
+        return
+
+
+class FeedbackTraining(Feedback):
+    """When and how often feedback maps learn by an optimiser; subclasses say from what.
 
     Args:
         optimizer: called with one parameter group a feedback map.
-        noise_std: sigma, in units of the activation; one number, or one for each feedback map, bottom first.
+        noise_std: sigma, absolute, whatever the spread of the activation; one number, or one for each feedback map,
+            bottom first.
         steps: K, feedback steps a batch, each on fresh noise; one number, or one for each feedback map.
         every: train on each m-th batch only.
         warmup: on the first so many batches only feedback learns.
@@ -71,7 +119,7 @@ class FeedbackTraining(ABC):
         self.noise_like: Callable[[Tensor], Tensor] = normal_like
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
-        """One optimiser for the feedback maps of these stages (the first has none), a group each."""
+        """A group for each feedback map."""
         for name in ("noise_std", "steps"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and len(value) != len(stages) - 1:
@@ -79,10 +127,15 @@ class FeedbackTraining(ABC):
                     f"learner.feedback.{name} has {len(value)} entries for {len(stages) - 1} feedback maps: "
                     "give one for all, or one each"
                 )
-        groups = named_groups((f"feedback{i}", stage.feedback_parameters()) for i, stage in enumerate(stages, 1))
+        groups = named_groups((f"feedback{i}", self.parameters(stage)) for i, stage in enumerate(stages, 1))
         if not groups:
             raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
         return self.make_optimizer(groups)
+
+    @property
+    def first_phase(self) -> int:
+        """The warm-up."""
+        return self.warmup
 
     def due(self, batch: int, epoch: int) -> bool:
         """Whether feedback learns from this batch."""
@@ -92,9 +145,9 @@ class FeedbackTraining(ABC):
         """Whether the forward weights learn from this batch."""
         return batch >= self.warmup and not (self.alternate and epoch % 2 == 0)
 
-    def prepare(self, traces: list[StageTrace]) -> None:
-        """Called before targets are taken, if :meth:`train` follows: what both need can be kept in the traces."""
-        return
+    def parameters(self, stage: Stage) -> list[nn.Parameter]:
+        """Of a stage's feedback map: those that learn."""
+        return stage.feedback_parameters()
 
     def train(self, traces: list[StageTrace], optimizer: Optimizer) -> Metrics:
         """K steps for each feedback map, with the forward weights as they are; returns the last losses."""
@@ -111,7 +164,7 @@ class FeedbackTraining(ABC):
                 if k >= (self.steps if isinstance(self.steps, int) else self.steps[i - 2]):
                     continue
                 loss = self.loss(traces, i)
-                parameters = traces[i - 1].stage.feedback_parameters()
+                parameters = self.parameters(traces[i - 1].stage)
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                     parameter.grad = gradient
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
@@ -130,7 +183,10 @@ class FeedbackTraining(ABC):
 
     @torch.no_grad()
     def perturb(self, trace: StageTrace, i: int, *, noisy: bool = False) -> tuple[Tensor, StageOutput]:
-        """Noise at the input x of the stage i, and f's run on x + noise.
+        """Noise at the input x of the stage i, and f's run on x + noise, max-pooled where it was without the noise.
+
+        g unpools by the indices of the clean pass, when it carries targets. Those of another pass would add jumps
+        between pixels, which have nothing to do with either map's derivative.
 
         Args:
             trace: of stage i.
@@ -140,16 +196,18 @@ class FeedbackTraining(ABC):
         x = trace.x.detach()
         e = self.noise(x, i)
         if trace.preactivation is not None and len(e) < len(x):
-            return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(trace.preactivation, e)
+            return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(
+                trace.preactivation, e, trace.pool_indices
+            )
         moved = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
-        return (moved if noisy else e), trace.stage.run(moved)
+        return (moved if noisy else e), trace.stage.run(moved, trace.pool_indices)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """What the parameters of g_i descend, scalar; i counts stages from 1 and is at least 2."""
 
 
-class FixedFeedback(FeedbackTraining):
+class FixedFeedback(Feedback):
     """Feedback stays as it was drawn (Shibuya et al. 2023, FW-DTP).
 
     Args:
@@ -157,7 +215,6 @@ class FixedFeedback(FeedbackTraining):
     """
 
     def __init__(self, scale: PositiveFloat = 1.0) -> None:
-        super().__init__(optimizer=lambda groups: None)  # type: ignore[arg-type, return-value]
         self.scale = scale
 
     def optimizer_for(self, stages: Sequence[Stage]) -> None:
@@ -166,11 +223,3 @@ class FixedFeedback(FeedbackTraining):
             for stage in stages[1:]:
                 for parameter in stage.feedback_parameters():
                     parameter.mul_(self.scale).requires_grad_(False)
-
-    def due(self, batch: int, epoch: int) -> bool:
-        """Never."""
-        return False
-
-    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
-        """There is none."""
-        raise NotImplementedError

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn import grad as nn_grad
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.learners.kolen_pollack import Decay, Follower
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
@@ -20,7 +21,8 @@ class FeedbackAlignment(Learner):
     """delta_{i-1} = J_{f_i}^T delta_i with weights B_i in place of W_i; pooling and activation keep their derivatives.
 
     ``random``: B is drawn like W and fixed (Lillicrap et al. 2016; RF in Tang et al. 2022). ``updated``: B receives
-    the very update that W does, so that W - B stays what it was (Amit 2019; URF). ``sign``: B has the signs of W
+    the very update that W does, so that W - B stays what it was (Amit 2019; URF). ``kolen_pollack``: the same, and both
+    decay, so that W - B vanishes (Kolen and Pollack 1994; Akrout et al. 2019). ``sign``: B has the signs of W
     (Liao et al. 2016; Moskovitz et al. 2018), which do travel from the forward weights.
 
     Args:
@@ -28,6 +30,7 @@ class FeedbackAlignment(Learner):
         weights: as above.
         magnitude: of sign-symmetric B: ``uniform`` is W's mean absolute value (uSF, rescaled), ``fixed`` that of a
             random matrix (frSF), ``batch`` one redrawn for each batch (brSF; names of biotorch).
+        decay: of W and B under ``kolen_pollack``, a batch, in [0, 1).
 
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
@@ -48,8 +51,9 @@ class FeedbackAlignment(Learner):
         model: Network,
         loss: nn.Module,
         forward_optimizer: OptimizerFactory,
-        weights: Literal["random", "updated", "sign"] = "random",
+        weights: Literal["random", "updated", "kolen_pollack", "sign"] = "random",
         magnitude: Literal["uniform", "fixed", "batch"] = "uniform",
+        decay: Decay = 1e-3,
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         self.weights, self.magnitude = weights, magnitude
@@ -61,6 +65,10 @@ class FeedbackAlignment(Learner):
         self.feedback_weights = nn.ParameterList(
             nn.Parameter(initialised_like(layer.weight), requires_grad=learns) for layer in layers
         )
+        self._follower: Follower | None = None
+        if weights == "kolen_pollack":
+            pairs = zip((layer.weight for layer in layers), self.feedback_weights, strict=True)
+            self._follower = Follower(pairs, decay)
         if learns:
             self.forward_optimizer.add_param_group({"name": "feedback", "params": list(self.feedback_weights)})
 
@@ -101,6 +109,15 @@ class FeedbackAlignment(Learner):
             for layer, i in self._index.items():
                 gradient = layer.weight.grad
                 self.feedback_weights[i].grad = None if gradient is None else gradient.clone()
+
+    def apply_update(self, update: Callable[[], object]) -> None:
+        """Then B follows W, under ``kolen_pollack``."""
+        if self._follower is None:
+            update()
+            return
+        self._follower.remember()
+        update()
+        self._follower.follow()
 
     def backward_weight(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
         """B of a layer, of its weight's shape."""

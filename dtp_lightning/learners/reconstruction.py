@@ -110,7 +110,7 @@ class AutoencoderFeedback(FeedbackTraining):
             return squares(trace.feedback(trace.h) if known is None else known, clean)
         noisy, above = self.perturb(trace, i, noisy=True)
         goal = noisy if self.goal == "noisy" else clean
-        return squares(trace.stage.feedback(above.y, clean, above.pool_indices), goal)
+        return squares(trace.feedback(above.y), goal)
 
 
 class DifferenceReconstruction(FeedbackTraining):
@@ -129,7 +129,7 @@ class DifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
-                target = trace.stage(target)
+                target = trace.stage.run(target, trace.pool_indices).y
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
@@ -144,7 +144,8 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
         R_i = mean over images of ( ||D_y||^2 - 2 <e, D_x> ),   for small sigma  sigma^2 ( ||J_g||^2 - 2 tr(J_g J_f) ),
 
-    whose minimum is J_g = J_f^T, at which target propagation is backpropagation.
+    whose minimum is J_g = J_f^T, at which target propagation is backpropagation. A map that can be J_f^T reaches it
+    (:class:`~dtp_lightning.models.transposable.TransposableFeedback`); max-pooling stays where the clean x put it.
     """
 
     divides_by_noise = True
@@ -155,9 +156,7 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         x, y = trace.x.detach(), trace.h
         e, moved = self.perturb(trace, i)
         stacked = torch.cat([y, moved.y, add_tiled(y, self.noise(y, i))])
-        pool_indices = None
-        if trace.pool_indices is not None and moved.pool_indices is not None:
-            pool_indices = torch.cat([trace.pool_indices, moved.pool_indices, trace.pool_indices])
+        pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
         if len(x) % len(e):
             e = tiled(e, len(x))
         loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, x, pool_indices), e)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
-from dtp_lightning.learners.feedback import FeedbackTraining
+from dtp_lightning.learners.feedback import Feedback
 from dtp_lightning.models.feedback_maps import FeedbackMap
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
@@ -25,7 +26,7 @@ def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
     """e_{i-1} = g_i(h_i) - g_i(h_i - e_i), that is t_{i-1} = h_{i-1} - g_i(h_i) + g_i(t_i).
 
     The difference cancels what g_i reconstructs badly: where the stage's own target asks for nothing
-    (t_i = h_i), neither does the one below (Lee et al. 2015).
+    (t_i = h_i), neither does the one below (Lee et al. 2015). A transposable g loses no digits of a small e_i.
 
     Args:
         trace: stage i on this batch.
@@ -34,6 +35,8 @@ def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
     Returns:
         e_{i-1}, of h_{i-1}'s shape.
     """
+    if trace.stage.differs_exactly:
+        return trace.stage.feedback_difference(trace.h, error, trace.x, trace.pool_indices)
     moved = trace.feedback(trace.h - error)
     return torch.sub(trace.reconstruct(), moved, out=moved)
 
@@ -101,7 +104,7 @@ class TargetPropagation(Learner):
         model: Network,
         loss: nn.Module,
         forward_optimizer: OptimizerFactory,
-        feedback: FeedbackTraining,
+        feedback: Feedback,
         target: Literal["difference", "linearised", "vanilla"] = "difference",
         top: Literal["stage", "embedding"] = "stage",
         target_step: PositiveFloat = 0.5,
@@ -120,7 +123,8 @@ class TargetPropagation(Learner):
             self._head = (Stage(model.head, self.head_feedback),)
         self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
         self.below = ERRORS[target]
-        self.survives_bf16 = target == "linearised"
+        exact = all(stage.differs_exactly for stage in (*model.stages[1:], *self._head))
+        self.survives_bf16 = target == "linearised" or (target == "difference" and exact)
         self.target_step = target_step
         self.target_gradient = target_gradient
         self.local_loss = local_loss
@@ -139,6 +143,10 @@ class TargetPropagation(Learner):
     def set_extra_state(self, state: Tensor) -> None:
         """From a checkpoint."""
         self.batches = int(state)
+
+    def skip_first_phase(self) -> None:
+        """The feedback's."""
+        self.batches = max(self.batches, self.feedback.first_phase)
 
     def compute_head_gradients(
         self, traces: list[StageTrace], views: int, labels: Tensor | None = None
@@ -164,6 +172,12 @@ class TargetPropagation(Learner):
             metrics |= self.feedback.train(traces, optimizer)
         self.batches += 1
         return metrics
+
+    def apply_update(self, update: Callable[[], object]) -> None:
+        """Feedback may follow what the forward weights do."""
+        self.feedback.before_update()
+        super().apply_update(update)
+        self.feedback.after_update()
 
     def _compute_stage_gradients(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
         shares = collectives.world_size()  # of the batch that the objective is a mean over

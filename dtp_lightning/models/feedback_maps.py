@@ -130,7 +130,9 @@ class UnpoolFeedback(ConvFeedback):
     """g(u) = activation(transposed convolution of the unpooled u).
 
     Unpooling puts each value where the forward pass' maximum was (max-pooling, by its indices), or spreads it evenly
-    over its window (average pooling): the transpose of the pooling, so that g can learn the transpose of f exactly.
+    over its window (average pooling): the transpose of the pooling. The activation comes last, so J_g is the transpose
+    of J_f only where both activations are linear; :class:`~dtp_lightning.models.transposable.TransposableFeedback` puts
+    it first.
 
     Args:
         in_channels, out_channels, kernel_size, stride, activation, bias: see :class:`ConvFeedback`; the stride is
@@ -149,5 +151,7 @@ class UnpoolFeedback(ConvFeedback):
         inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
         if pool_indices is not None:
             return unpool(u, pool_indices, self.pool, inner)
+        if self.pool == 1:
+            return u
         spread = F.interpolate(u, scale_factor=self.pool, mode="nearest") / self.pool**2
         return F.pad(spread, (0, inner[1] - spread.shape[-1], 0, inner[0] - spread.shape[-2]))

@@ -92,7 +92,7 @@ def conv_net(
     stride: PositiveInt | Sequence[PositiveInt] = 1,
     pool: PositiveInt | Sequence[PositiveInt] = 2,
     pooling: Literal["max", "average"] = "max",
-    feedback: Literal["strided", "unpool"] = "strided",
+    feedback: Literal["strided", "unpool", "transposable"] = "strided",
     activation: str | Sequence[str] = "Tanh",
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Tanh",
@@ -110,7 +110,7 @@ def conv_net(
         stride: of the convolutions, in pixels; one for all stages, or one each.
         pool: window and stride of the pooling, in pixels; one for all stages, or one each (1 for none).
         pooling: ``max`` or ``average``.
-        feedback: ``strided`` or ``unpool``, see :func:`conv_stage`.
+        feedback: ``strided``, ``unpool`` or ``transposable``, see :func:`conv_stage`.
         activation: a class of torch.nn, one for all stages or one each.
         embedding_dim: D, size of the embedding that the objective sees.
         head_activation: of the head.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dtp_lightning.models.convolution import Conv
 from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, UnpoolFeedback, activation_named
+from dtp_lightning.models.transposable import TransposableFeedback
 
 
 class StageOutput(NamedTuple):
@@ -70,24 +71,32 @@ class Stage(nn.Module):
         """h_i = f_i(h_{i-1})."""
         return self.run(x)[0]
 
-    def run(self, x: Tensor) -> StageOutput:
-        """f(x), and what else the forward pass knows."""
+    def run(self, x: Tensor, held: Tensor | None = None) -> StageOutput:
+        """f(x), and what else the forward pass knows.
+
+        Args:
+            x: (N, C_below, H, W).
+            held: indices of another forward pass, (N, C, H', W'), which the max-pool is to take instead of the maxima.
+        """
         layers = self.layers()
         first = layers[0](x)
-        y, pool_indices = _through(layers[1:], first)
+        y, pool_indices = _through(layers[1:], first, held)
         return StageOutput(y, pool_indices, first if _is_linear(layers) else None)
 
     @torch.no_grad()
-    def run_perturbed(self, preactivation: Tensor, e: Tensor) -> StageOutput:
+    def run_perturbed(self, preactivation: Tensor, e: Tensor, held: Tensor | None = None) -> StageOutput:
         """f(x + e) where few different e serve many x, at a fraction of the price: W (x + e) = W x + W e.
 
         Args:
             preactivation: W x, from :meth:`run` on x (N, C_below, H, W).
             e: (G, C_below, H, W), G <= N; row n of x is moved by row n modulo G.
+            held: see :meth:`run`.
         """
         conv, *rest = self.layers()
         moved = conv._conv_forward(e, conv.weight, None)  # type: ignore[operator]
-        runs = [_through(rest, part + moved[: len(part)]) for part in preactivation.split(len(e))]
+        parts = preactivation.split(len(e))
+        kept = [None] * len(parts) if held is None else held.split(len(e))
+        runs = [_through(rest, part + moved[: len(part)], k) for part, k in zip(parts, kept, strict=True)]
         pool_indices = [s for _, s in runs if s is not None]
         return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
@@ -129,6 +138,17 @@ class Stage(nn.Module):
             raise RuntimeError("this stage has no feedback map: build it with feedback=True")
         return self.feedback_map, (like.shape[-2], like.shape[-1])
 
+    def feedback_difference(self, h: Tensor, e: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
+        """g_i(h) - g_i(h - e), of the shape of ``like``; exact for small e where :attr:`differs_exactly`."""
+        if isinstance(self.feedback_map, TransposableFeedback):
+            return self.feedback_map.difference(h, e, (like.shape[-2], like.shape[-1]), pool_indices)
+        return self.feedback(h, like, pool_indices) - self.feedback(h - e, like, pool_indices)
+
+    @property
+    def differs_exactly(self) -> bool:
+        """Whether a difference of g loses no digits, even in bfloat16."""
+        return isinstance(self.feedback_map, TransposableFeedback)
+
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""
         return list(self.forward_map.parameters())
@@ -138,15 +158,22 @@ class Stage(nn.Module):
         return [] if self.feedback_map is None else list(self.feedback_map.parameters())
 
 
-def _through(layers: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The layers in turn; the indices of the max-pool among them that returns some."""
+def _through(layers: list[nn.Module], x: Tensor, held: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The layers in turn; the indices of the max-pool among them that returns some, or takes those that are held."""
     pool_indices = None
     for layer in layers:
         if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
-            x, pool_indices = layer(x)
+            x, pool_indices = layer(x) if held is None else (pool_at(x, held), held)
         else:
             x = layer(x)
     return x, pool_indices
+
+
+def pool_at(x: Tensor, pool_indices: Tensor) -> Tensor:
+    """What a max-pool with these indices (N, C, H', W') would give of x (N, C, H, W), whichever values are largest."""
+    rows, places = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (x, pool_indices))  # as they lie in memory
+    taken = rows.gather(1, places)
+    return taken.unflatten(1, pool_indices.shape[-2:]).permute(0, 3, 1, 2)
 
 
 def _is_linear(layers: list[nn.Module]) -> bool:
@@ -164,7 +191,7 @@ def conv_stage(
     activation: str = "Tanh",
     activation_below: str = "Tanh",
     bias: bool = True,
-    feedback: Literal["strided", "unpool"] | None = "strided",
+    feedback: Literal["strided", "unpool", "transposable"] | None = "strided",
 ) -> Stage:
     """Convolution (same padding), pooling and activation as one stage, with its transposed-convolution feedback.
 
@@ -178,16 +205,17 @@ def conv_stage(
         activation_below: of the feedback map: the stage below's.
         bias: of both convolutions.
         feedback: ``strided`` transposes pooling and convolution in one strided transposed convolution (thesis);
-            ``unpool`` undoes the pooling first, max-pooling by its indices; None builds no g.
+            ``unpool`` undoes the pooling first, max-pooling by its indices; ``transposable`` undoes activation and
+            pooling before a linear convolution, so that it can be f's transpose; None builds no g.
 
     Raises:
-        ValueError: there is no such activation; the kernel is even, or smaller than what a strided feedback has to
-            spread, so that it could not reach every pixel.
+        ValueError: there is no such activation, or a transposable feedback does not know it; the kernel is even, or
+            smaller than what a strided feedback has to spread, so that it could not reach every pixel.
     """
-    reach = stride * (pool if feedback != "unpool" else 1)
+    reach = stride * (pool if feedback not in ("unpool", "transposable") else 1)
     if kernel_size % 2 == 0 or kernel_size < reach:
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least {reach} (pool={pool}, stride={stride})")
-    return_indices = feedback == "unpool" and pooling == "max"
+    return_indices = feedback in ("unpool", "transposable") and pooling == "max"
     pools = {"max": nn.MaxPool2d(pool, return_indices=return_indices), "average": nn.AvgPool2d(pool)}
     conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
     layers = [conv, pools[pooling] if pool > 1 else nn.Identity(), activation_named(activation)()]
@@ -198,6 +226,8 @@ def conv_stage(
     if feedback is None:
         return Stage(forward_map)
     channels = (out_channels, in_channels, kernel_size)
+    if feedback == "transposable":
+        return Stage(forward_map, TransposableFeedback(*channels, stride, pool, activation=activation))
     if feedback == "unpool" and pool > 1:
         return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, activation=activation_below, bias=bias))
     return Stage(forward_map, ConvFeedback(*channels, stride * pool, activation=activation_below, bias=bias))

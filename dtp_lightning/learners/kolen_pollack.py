@@ -1,0 +1,200 @@
+"""Feedback that becomes the transpose of the forward weights without being told them.
+
+A forward synapse W and a feedback synapse B connect the same two neurons. What W's change is made of, the activity of
+the one times the error of the other, B can see as well. Kolen and Pollack (1994): B takes every change of W and both
+decay, so W - B shrinks by (1 - decay) a step, whatever is learned. Akrout et al. (2019): noise that one neuron sends
+and the other answers teaches B alone (weight mirror). Shared by the target rules and feedback alignment.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners.base import Metrics, StageTrace
+from dtp_lightning.learners.feedback import Feedback, FeedbackTraining
+from dtp_lightning.models.convolution import weight_gradient
+from dtp_lightning.models.stage import Stage
+
+log = logging.getLogger(__name__)
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Follower:
+    """Pairs of weights of one shape, (W, B): B takes every change of W, and both decay.
+
+    Args:
+        pairs: forward and feedback weights that connect the same neurons.
+        decay: share that both lose with every change, in [0, 1). A pair that did not move loses nothing.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], decay: float) -> None:
+        self.pairs = list(pairs)
+        self.decay = decay
+        self._before: list[Tensor] = []
+
+    def remember(self) -> None:
+        """Call before the forward weights move."""
+        self._before = [w.detach().clone() for w, _ in self.pairs]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Call once they have moved."""
+        for (w, b), before in zip(self.pairs, self._before, strict=True):
+            change = w - before
+            kept = 1 - self.decay * change.any()  # a tensor: nothing waits for the device
+            b.add_(change).mul_(kept)
+            w.mul_(kept)
+        self._before = []
+
+
+def synapse_pairs(stages: Sequence[Stage]) -> list[tuple[nn.Conv2d, nn.Parameter]]:
+    """The convolution of every stage but the first, with the feedback weights that run beside it.
+
+    Raises:
+        ConfigError: a stage's feedback map has none of its convolution's shape.
+    """
+    pairs = []
+    for stage in stages[1:]:
+        conv, b = stage.layers()[0], getattr(stage.feedback_map, "weight", None)
+        if not (isinstance(conv, nn.Conv2d) and isinstance(b, nn.Parameter) and b.shape == conv.weight.shape):
+            raise ConfigError(
+                "learner.feedback: this training needs feedback weights of the forward convolutions' shapes: "
+                "use learner.top=stage and model.feedback=transposable"
+            )
+        pairs.append((conv, b))
+    if not pairs:
+        raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
+    if not all(stage.differs_exactly for stage in stages[1:]):
+        log.warning("this feedback cannot become the transpose of these stages: add model.feedback=transposable")
+    return pairs
+
+
+class WeightMirrorFeedback(FeedbackTraining):
+    """Noise drives each stage's convolution, and B becomes what it hears of it (Akrout et al. 2019, weight mirror).
+
+    e ~ N(0, sigma^2) at the stage's input, without image and bias, is answered by W e. C, the correlation of both over
+    images and positions, divided by sigma^2, is W on average; B descends ||B - C||^2 / 2, so by SGD of rate eta it is
+    a running mean of C. Every synapse sees the activity of its own two neurons only.
+
+    Args:
+        optimizer, noise_std, steps, every, warmup, alternate, noise_patterns, fraction: see :class:`FeedbackTraining`.
+    """
+
+    divides_by_noise = True
+
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """A group for each feedback weight."""
+        synapse_pairs(stages)
+        return super().optimizer_for(stages)
+
+    def parameters(self, stage: Stage) -> list[nn.Parameter]:
+        """The weight alone: noise tells nothing about a bias."""
+        return [b for _, b in synapse_pairs_of(stage)]
+
+    def loss(self, traces: list[StageTrace], i: int) -> Tensor:
+        """||B - C||^2 / 2, a sum over entries."""
+        stage = traces[i - 1].stage
+        ((conv, b),) = synapse_pairs_of(stage)
+        loss: Tensor = (b - self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)).square().sum() / 2
+        return loss
+
+    @torch.no_grad()
+    def _correlation(self, conv: nn.Conv2d, e: Tensor, i: int) -> Tensor:
+        """C of noise (N, C_below, H, W), of the weight's shape; at the border over fewer positions."""
+        stride, padding = conv.stride, [side // 2 for side in conv.kernel_size]
+        answer = conv._conv_forward(e, conv.weight, None)
+        one = conv.weight.new_ones(())
+        seen = weight_gradient(
+            one.expand(1, 1, *e.shape[-2:]).contiguous(), one.expand(1, 1, *answer.shape[-2:]).contiguous(),
+            conv.weight[:1, :1], stride, padding,
+        )  # fmt: skip
+        found = weight_gradient(e.to(answer.dtype), answer, conv.weight, stride, padding)
+        return found / (seen * (len(e) * self.sigma(i) ** 2))
+
+
+def synapse_pairs_of(stage: Stage) -> list[tuple[nn.Conv2d, nn.Parameter]]:
+    """The stage's convolution and feedback weights; empty where it has no feedback map."""
+    conv, b = stage.layers()[0], getattr(stage.feedback_map, "weight", None)
+    return [(conv, b)] if isinstance(conv, nn.Conv2d) and isinstance(b, nn.Parameter) else []
+
+
+class KolenPollackFeedback(Feedback):
+    """B takes every change of W and both decay, after a first phase in which another training teaches B alone.
+
+    W - B shrinks by (1 - decay) a step (Kolen and Pollack 1994), at no cost: no feedback pass, no noise. From a random
+    B that takes 1 / decay batches; some dozens of batches of noise before bring most of it.
+
+    Args:
+        decay: of forward weights (of the stages above the first) and feedback weights, a batch, in [0, 1).
+        batches: length of the first phase, in which the forward weights rest.
+        first: how feedback learns there; None: not at all.
+
+    Raises:
+        ConfigError: a first phase without a training, or a training without a first phase.
+    """
+
+    def __init__(self, decay: Decay = 5e-4, batches: NonNegativeInt = 0, first: FeedbackTraining | None = None) -> None:
+        if (batches == 0) != (first is None):
+            raise ConfigError(
+                f"learner.feedback.batches={batches}: the first phase needs batches and a training, or neither: "
+                "give both, or learner.feedback.batches=0 learner.feedback.first=null"
+            )
+        self.decay, self.batches, self.first = decay, batches, first
+        self.noise_patterns = first.noise_patterns if first else None
+        self._follower: Follower | None = None
+
+    @property
+    def noise_like(self) -> Callable[[Tensor], Tensor] | None:
+        """What the first phase's training draws its noise by."""
+        return self.first.noise_like if self.first else None
+
+    @noise_like.setter
+    def noise_like(self, draw: Callable[[Tensor], Tensor]) -> None:
+        if self.first:
+            self.first.noise_like = draw
+
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """That of the first phase's training."""
+        self._follower = Follower([(conv.weight, b) for conv, b in synapse_pairs(stages)], self.decay)
+        return self.first.optimizer_for(stages) if self.first else None
+
+    @property
+    def first_phase(self) -> int:
+        """Its batches."""
+        return self.batches
+
+    def due(self, batch: int, epoch: int) -> bool:
+        """In the first phase."""
+        return batch < self.batches
+
+    def forward_due(self, batch: int, epoch: int) -> bool:
+        """After it."""
+        return batch >= self.batches
+
+    def prepare(self, traces: list[StageTrace]) -> None:
+        """As the first phase's training does."""
+        if self.first:
+            self.first.prepare(traces)
+
+    def train(self, traces: list[StageTrace], optimizer: Optimizer) -> Metrics:
+        """As the first phase's training does."""
+        return self.first.train(traces, optimizer) if self.first else {}
+
+    def before_update(self) -> None:
+        """Remember the forward weights."""
+        assert self._follower is not None
+        self._follower.remember()
+
+    def after_update(self) -> None:
+        """Feedback takes their change."""
+        assert self._follower is not None
+        self._follower.follow()
