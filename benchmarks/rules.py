@@ -25,16 +25,16 @@ COLUMNS = ("learner", "model", "batch", "macs_per_image", "macs_ratio", "seconds
 
 
 def measure(learners: dict[str, Learner], views: torch.Tensor, repeats: int) -> dict[str, list[float]]:
-    """Seconds of ``repeats`` steps of each, alternating, after two that warm up; layer-wise rules take turns."""
+    """Seconds of ``repeats`` steps of each, alternating, after two that warm up; layer-wise rules train each stage."""
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for k in range(repeats + 2):
         for name, learner in learners.items():
+            variants = learner.step_variants()
             begun = time.perf_counter()
-            for turn in range(learner.turns):
-                learner.turn = turn if learner.turns > 1 else None
-                learner.step(views, measure=False)
+            for variant in variants:
+                variant.step(views, measure=False)
             if k > 1:
-                seconds[name].append((time.perf_counter() - begun) / learner.turns)
+                seconds[name].append((time.perf_counter() - begun) / len(variants))
     return seconds
 
 

@@ -16,12 +16,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dtp_lightning import training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.config.compatibility import check_comparisons, usable
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import fits_memory
+from dtp_lightning.data.reader import usable
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.encoders import evaluate_encoders
@@ -29,6 +29,8 @@ from dtp_lightning.figures import plots
 from dtp_lightning.figures.diagnostics import plot_diagnostics
 from dtp_lightning.loggers.loggers import Loggers
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.losses import as_objective
+from dtp_lightning.losses.objective import check_comparisons
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runs import summary
@@ -135,8 +137,8 @@ class Experiment:
         seed_generators(self.config.seed)
         config = self.config
         data: ImageData = build(config.dataset)
-        loss = build(config.loss)
-        supervised = getattr(loss, "supervised", False)
+        loss = as_objective(build(config.loss))
+        supervised = loss.supervised
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
         network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
@@ -145,7 +147,7 @@ class Experiment:
         augment = build(config.augment, images=data.spec)
         check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
         evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
-        evaluations = usable(evaluations, data, default=True)
+        evaluations = usable(evaluations, data)
         stored = {
             "names": self.names, "config": config.model_dump(), "images": asdict(data.spec),
             "classes": list(data.classes),
@@ -154,7 +156,7 @@ class Experiment:
         callbacks = {
             name: build(node, data=data, augment=augment, folder=self.folder) for name, node in config.callbacks.items()
         }
-        callbacks = usable(callbacks, data, default=False)
+        callbacks = usable(callbacks, data)
         if checkpoint is not None:
             check_resumable(checkpoint, module, config.max_epochs)
         macs = macs_per_image(learner, data.spec, augment.views)
@@ -258,7 +260,7 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
     seed = stored.config["seed"]
     data: ImageData = build(config.dataset or stored.node("dataset")).like(stored.images)
     seed_generators(seed)  # the untrained network is the one that this run began with
-    supervised = getattr(build(stored.node("loss")), "supervised", False)
+    supervised = as_objective(build(stored.node("loss"))).supervised
     network: Network = build(
         stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
     )
@@ -266,7 +268,7 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
     stored.load_into(network)
     augment = build(stored.node("augment"), images=stored.images)
     evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
-    evaluations = usable(evaluations, data, default=True)
+    evaluations = usable(evaluations, data)
     if not evaluations:
         raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
     device = _device(config.accelerator)

@@ -47,7 +47,7 @@ def fit(
         DivergedError: a number was not finite.
         Interrupted: a signal came; the training is saved.
     """
-    supervised = getattr(module.learner.loss, "supervised", False)
+    supervised = module.learner.loss.supervised
     cost = Cost()
     always = [
         cost,

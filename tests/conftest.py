@@ -17,6 +17,7 @@ from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
+from dtp_lightning.losses import as_objective
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -45,8 +46,8 @@ def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Lear
     """The learner that a command line describes, on a network for ``images``."""
     values = checked(composed("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)[0])
     torch.manual_seed(seed)
-    loss = build(values.loss)
-    model = build(values.model, images=images, classes=3 if getattr(loss, "supervised", False) else None)
+    loss = as_objective(build(values.loss))
+    model = build(values.model, images=images, classes=3 if loss.supervised else None)
     return build(values.learner, model=model, loss=loss)
 
 

@@ -15,7 +15,7 @@ from conftest import TINY, composed, learner_of, options
 from PIL import Image
 from torch import Tensor
 
-from dtp_lightning.callbacks import Cost
+from dtp_lightning.callbacks import Cost, DataCallback
 from dtp_lightning.callbacks.alignment import diagnose
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.callbacks.measures import (
@@ -72,16 +72,16 @@ def test_dtp_s_top_stage_follows_backprop_and_the_others_do_not_yet(views: Tenso
 
 def test_a_stage_without_a_gradient_is_left_out(views: Tensor) -> None:
     learner = learner_of("learner=bp")
-    teach = learner.teach
+    compute_gradients = learner.compute_gradients
 
-    def teach_the_top_alone(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
-        teach(traces, top, measure=measure)
+    def gradients_of_the_top_stage(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
+        compute_gradients(traces, top, measure=measure)
         for trace in traces[:-1]:
             for parameter in trace.stage.forward_parameters():
                 parameter.grad = None
         return {}
 
-    learner.teach = teach_the_top_alone
+    learner.compute_gradients = gradients_of_the_top_stage
     assert {name.split("/")[1] for name in update_alignment(learner, views)} == {"stage3"}
 
 
@@ -257,7 +257,8 @@ def test_two_images_are_enough_to_count(loss: str) -> None:
 
 
 def test_time_for_diagnostics_is_not_training_time() -> None:
-    cost, look = Cost(), SimpleNamespace(overhead_seconds=3.0)
+    cost, look = Cost(), DataCallback()
+    look.overhead_seconds = 3.0
     trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True, world_size=1)
     cost.on_train_batch_start(trainer, None, None, 0)
     time.sleep(0.05)

@@ -15,6 +15,7 @@ from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation import (
     Distances,
+    Evaluation,
     FeatureSplit,
     FewLabels,
     FrozenEncoder,
@@ -214,12 +215,13 @@ def test_transfer_brings_other_images_to_the_encoder(noise_data: ImageData) -> N
     other = ImageData(grey, grey, grey, tuple("abc"), mirror_safe=False)
     seen = {}
 
-    def probe(encoder: FrozenEncoder) -> Result:
-        seen["shape"] = encoder.data.train.images[:].shape
-        return Result({"test_acc": 0.25, "features": float(encoder.test.x.shape[1])})
+    class Probe(Evaluation):
+        def __call__(self, encoder: FrozenEncoder) -> Result:
+            seen["shape"] = encoder.data.train.images[:].shape
+            return Result({"test_acc": 0.25, "features": float(encoder.test.x.shape[1])})
 
-    metrics = Transfer(probe, {"grey": other})(FrozenEncoder(network, noise_data)).metrics
+    metrics = Transfer(Probe(), {"grey": other})(FrozenEncoder(network, noise_data)).metrics
     assert seen["shape"] == (9, 3, 16, 16)
     assert metrics == {"grey/test_acc": 0.25, "grey/features": 6 * 4 * 4}
     with pytest.raises(ConfigError, match="to which data set"):
-        Transfer(probe, {})
+        Transfer(Probe(), {})

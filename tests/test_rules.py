@@ -32,7 +32,7 @@ from dtp_lightning.learners import (
 from dtp_lightning.learners.reconstruction import LocalDifference
 from dtp_lightning.learners.target_propagation import difference_error, linearised_error
 from dtp_lightning.losses import ContrastiveHinge
-from dtp_lightning.models import Network, Stage, conv_net
+from dtp_lightning.models import FeedbackMap, Network, Stage, conv_net
 
 LEARNERS = options("learner")
 TINY32 = dataclasses.replace(TINY, height=32, width=32)
@@ -107,11 +107,11 @@ class FlatLinear(nn.Linear):
         return super().forward(x.flatten(1))[:, None, None, :]
 
 
-class FlatFeedback(nn.Linear):
+class FlatFeedback(FeedbackMap, nn.Linear):
     """A linear g between such shapes."""
 
     def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return super().forward(u.flatten(1)).unflatten(1, (1, *size))
+        return nn.Linear.forward(self, u.flatten(1)).unflatten(1, (1, *size))
 
 
 def linear_network(*sizes: int, embedding: int = 4) -> Network:

@@ -71,7 +71,7 @@ class Split:
         """The images and labels at these positions (M,), in memory."""
         return Split(self.images[index], self.labels[index])
 
-    def thinned(self, size: int) -> Split:
+    def subset(self, size: int) -> Split:
         """At most ``size`` of them, evenly spaced, in memory."""
         return self.at(torch.linspace(0, len(self) - 1, min(size, len(self))).long())
 

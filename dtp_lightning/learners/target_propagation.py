@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
+from dtp_lightning.models.feedback_maps import FeedbackMap
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
 from dtp_lightning.runtime import collectives
@@ -55,7 +56,7 @@ def vanilla_error(trace: StageTrace, error: Tensor) -> Tensor:
 ERRORS = {"difference": difference_error, "linearised": linearised_error, "vanilla": vanilla_error}
 
 
-class HeadFeedback(nn.Module):
+class HeadFeedback(FeedbackMap):
     """g of the head: embedding z (N, D) -> h_L (N, C, H, W), linear and then the last stage's kind of activation."""
 
     def __init__(self, embedding_dim: int, shape: tuple[int, ...], activation: str) -> None:
