@@ -19,7 +19,7 @@ from cases import CONF, learner_of
 from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
-from dtp_lightning.report.__main__ import save_runs
+from dtp_lightning.runs.reader import save_runs
 
 COLUMNS = ("learner", "model", "batch", "macs_per_image", "macs_ratio", "seconds", "seconds_ratio", "ratio_spread")
 

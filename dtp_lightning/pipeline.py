@@ -37,6 +37,7 @@ from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint import NAMED, Checkpoint
 from dtp_lightning.runs.checkpoint_io import Progress, check_resumable
 from dtp_lightning.runs.folder import acquire, failures_recorded
+from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
 
@@ -246,7 +247,7 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
             "epochs": stored.epochs,
             "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
             "checkpoint": str(path),
-            "settings": summary.settings_of(path.parent.parent),
+            "settings": settings_of(path.parent.parent),
             **_evaluate_checkpoint(config, stored, folder),
             **summary.provenance(),
         }

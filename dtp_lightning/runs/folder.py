@@ -20,7 +20,8 @@ from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
 from dtp_lightning.runs.checkpoint_io import newest
 from dtp_lightning.runs.lock import locked
-from dtp_lightning.runs.summary import failed, write_failed
+from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.summary import write_failed
 from dtp_lightning.runtime.files import write_atomically
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dtp_lightning.config.keys import key_of_override
 from dtp_lightning.runtime.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
@@ -48,13 +47,6 @@ def provenance() -> dict[str, str]:
     return {"git_commit": git_commit(), "versions": versions()}
 
 
-def settings_of(folder: Path) -> str:
-    """What a run's command line set beside group choices that have a column of their own (and the seed)."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
-
-
 def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """What trackers get of a summary at a run's end."""
     return {name: value for name, value in summary.items() if isinstance(value, float)}
@@ -74,11 +66,6 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
 def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
     """A summary that says that the run failed, and why; reports count it as failed."""
     write_summary({**known, "status": "failed", "reason": str(error), **provenance()}, path)
-
-
-def failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary says that its run did not reach its end (it then holds no figures)."""
-    return summary.get("status") == "failed"
 
 
 def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
