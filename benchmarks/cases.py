@@ -41,7 +41,7 @@ def settings(*overrides: str) -> dict[str, Any]:
 
 
 def train(folder: Path, *overrides: str) -> dict[str, Any]:
-    """A whole run of ``train.py``, in this process; its summary."""
+    """A whole run of ``dtp train``, in this process; its summary."""
     from dtp_lightning import pipeline
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -134,7 +134,7 @@ def test_help_is_useful_and_quick(tmp_path: Path) -> None:
         done = train("--help", folder=tmp_path)
         seconds.append(time.perf_counter() - begun)
     assert done.returncode == 0
-    for expected in ("python train.py loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
+    for expected in ("dtp train loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
         assert expected in done.stdout
     assert min(seconds) < 2
 

@@ -197,7 +197,7 @@ def test_other_weights_are_refused(copied: Path) -> None:
     change(copied, "sha256", to=digest(file))
     refused(copied, "is no safetensors file")
     file.unlink()
-    refused(copied, "no such file; python -m dtp_lightning.export.writer RUN writes")
+    refused(copied, "no such file; dtp export RUN writes")
 
 
 def test_a_broken_card_is_refused(copied: Path) -> None:
@@ -224,7 +224,7 @@ def test_images_that_do_not_fit_are_refused(images: torch.Tensor, expected: str,
 def test_the_command(finished: Path, tmp_path: Path) -> None:
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "dtp_lightning.export.writer", *words], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "dtp_lightning", "export", *words], cwd=ROOT, capture_output=True, text=True
         )
 
     done = command(str(finished), "--to", str(tmp_path / "my encoder.safetensors"))

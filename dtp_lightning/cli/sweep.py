@@ -78,7 +78,7 @@ class SweepProgress(Callback):
         if len(runs) > self.total:  # sweeps of other command lines share the folder
             count = f"{len(runs)} finished runs in this folder, also of other sweeps"
         advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
-        print(f"\n{count}{advice}: python -m dtp_lightning.report {folder}", flush=True)
+        print(f"\n{count}{advice}: dtp report {folder}", flush=True)
 
 
 def jobs_of(config: DictConfig) -> int:

@@ -1,11 +1,10 @@
-"""Write a run's encoder as safetensors, with a JSON card: ``python -m dtp_lightning.export.writer RUN [--to FILE]``.
+"""Write a run's encoder as safetensors, with a JSON card: ``dtp export RUN [--to FILE]``.
 
 The two files are read by :func:`dtp_lightning.load_encoder`. docs/export.md
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,6 @@ from typing import Any
 from safetensors.torch import save
 
 from dtp_lightning import __version__
-from dtp_lightning.cli import entry as cli
 from dtp_lightning.config.flatten import select
 from dtp_lightning.config.keys import key as key_of
 from dtp_lightning.errors import DataError
@@ -120,18 +118,3 @@ def _card(
         "tags": ["self-supervised", "difference target propagation", stored.names["learner"], stored.names["loss"]],
         "limitations": f"Features of images like those of {stored.names['dataset']}; not evaluated on any other use.",
     }
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.export.writer", description="Write a run's encoder.")
-    parser.add_argument("run", type=Path, help="run folder, or a checkpoint")
-    parser.add_argument("--to", type=Path, help="the .safetensors file; default: encoder.safetensors in the run folder")
-    parser.add_argument("--license", help="of the weights, for the card, such as CC-BY-4.0")
-    arguments = parser.parse_args()
-    weights = export(arguments.run, arguments.to, arguments.license)
-    print(f"{weights}\n{weights.with_suffix('.json')}")
-
-
-if __name__ == "__main__":
-    cli.tool(main)

@@ -1,4 +1,4 @@
-"""Runs -> one table: ``python -m dtp_lightning.report FOLDER... [--save results/NAME.csv]``.
+"""Runs -> one table: ``dtp report FOLDER... [--save results/NAME.csv]``.
 
 Reads every summary.json below the folders, or a file that --save wrote; runs that differ in nothing but the seed share
 a row, which says the mean over n seeds with its 95 % interval (Student's t).
@@ -18,7 +18,7 @@ from dtp_lightning.runs.status import failures
 
 def main() -> None:
     """Print the table; save the runs it came from; write the page."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or CSV files of --save")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which accuracies to show")
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")

@@ -1,4 +1,4 @@
-"""A W&B workspace made by code: ``python -m dtp_lightning.report.dashboard FOLDER... --entity NAME --project NAME``.
+"""A W&B workspace made by code: ``dtp dashboard FOLDER... --entity NAME --project NAME``.
 
 Reads the run folders that were uploaded: every panel names quantities that these runs logged.
 """
@@ -152,7 +152,7 @@ def upload(made: Workspace) -> str:
 
 def main() -> None:
     """Make the workspace of these runs; say where it is and what it lacks."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.dashboard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp dashboard", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--entity", default="", help="W&B user or team that the runs were uploaded to")
     parser.add_argument("--project", default="", help="W&B project that they are in")

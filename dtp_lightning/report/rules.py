@@ -1,4 +1,4 @@
-"""Runs -> a table of learning rules: ``python -m dtp_lightning.report.rules FOLDER... [--cost FILE.csv]``.
+"""Runs -> a table of learning rules: ``dtp rules FOLDER... [--cost FILE.csv]``.
 
 The report's table, and beside it the mean angle to backprop at the start, in the middle and at the end (from
 callbacks=[alignment]; :func:`dtp_lightning.report.angles.angles`), and what a step costs beside backprop's.
@@ -87,7 +87,7 @@ def plot_angles(runs: Sequence[Run], path: Path) -> None:
 
 def main() -> None:
     """Print the table; draw the angles; save the runs."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.rules", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp rules", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or CSV files of --save")
     parser.add_argument("--cost", type=Path, help="CSV of benchmarks/rules.py")
     parser.add_argument("--probes", nargs="+", default=["linear", "few_labels/10", "knn"], help="accuracies to show")

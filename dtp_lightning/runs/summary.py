@@ -21,6 +21,8 @@ AXES = ("dataset", "model", "loss", "learner", "epochs")
 def git_commit() -> str:
     """Commit of this code, with ``-dirty`` after it where files differ; ``unknown`` outside a checkout."""
     here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # an installed package; a repository around it is somebody else's
+        return "unknown"
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
