@@ -19,7 +19,7 @@ from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.config.schema import checked
-from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.images import ImageData, ImageSpec
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.data.reader import usable
 from dtp_lightning.errors import ConfigError
@@ -258,16 +258,14 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
 
 def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
-    seed = stored.config["seed"]
-    data: ImageData = build(config.dataset or stored.node("dataset")).like(stored.images)
+    seed, images = stored.config["seed"], ImageSpec.of(stored.images)
+    data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
     seed_generators(seed)  # the untrained network is the one that this run began with
     supervised = as_objective(build(stored.node("loss"))).supervised
-    network: Network = build(
-        stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
-    )
+    network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)
     untrained = copy.deepcopy(network)
     stored.load_into(network)
-    augment = build(stored.node("augment"), images=stored.images)
+    augment = build(stored.node("augment"), images=images)
     evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
     evaluations = usable(evaluations, data)
     if not evaluations:

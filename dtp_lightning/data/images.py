@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -32,6 +32,18 @@ class ImageSpec:
     mirror_safe: bool
     mean: float = 0.0
     std: float = 1.0
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> ImageSpec:
+        """From what ``dataclasses.asdict`` made of one, as a checkpoint holds it.
+
+        Raises:
+            DataError: something is missing, or more than enough.
+        """
+        try:
+            return cls(**numbers)
+        except TypeError as error:
+            raise DataError(f"{dict(numbers)} does not describe images: {error}") from error
 
 
 class Images(Protocol):

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from dtp_lightning import __version__
 from dtp_lightning.config.flatten import select
 from dtp_lightning.config.keys import key as key_of
+from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
@@ -66,7 +67,7 @@ def _architecture(stored: Checkpoint) -> Architecture:
             f"{stored.path}: its network was built by {target}, and a card can only name {', '.join(BUILDERS)}: "
             "save its state_dict yourself"
         )
-    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(stored.images)))
+    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(ImageSpec.of(stored.images))))
 
 
 def _network(stored: Checkpoint, architecture: Architecture) -> Network:
