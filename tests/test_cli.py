@@ -16,8 +16,9 @@ from conftest import ROOT
 from runs import TINY
 
 from dtp_lightning import __version__
-from dtp_lightning.cli import entry, evaluate, paths, sweeps, train
+from dtp_lightning.cli import entry, evaluate, paths, search, sweeps, train
 from dtp_lightning.cli import main as cli
+from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint_io import Progress
 
 VERBS = ("train", "evaluate", "sweep", "report", "rules", "export", "search", "dashboard", "board")
@@ -116,6 +117,16 @@ def test_a_mistake_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith(f"error: {expected}") and len(said.splitlines()) == 1, said
     assert not list(empty.iterdir())
+
+
+def test_ctrl_c_where_no_hydra_is(
+    call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stopped(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "main", stopped)
+    assert call("search", "dtp") == 130 and capsys.readouterr().err == "stopped by SIGINT\n"
 
 
 def test_the_last_run_is_the_newest(empty: Path) -> None:
@@ -223,6 +234,27 @@ def test_conf_of_a_checkout_and_of_a_wheel(tmp_path: Path, monkeypatch: pytest.M
     (package.parent / "conf").mkdir()  # of another package
     monkeypatch.setattr(paths, "PACKAGE", package)
     assert paths.conf() == package / "conf"
+
+
+def test_a_runs_other_processes_are_started_by_the_same_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning starts them by ``sys.argv``, from which Hydra was not to see the verb."""
+    monkeypatch.setattr(entry.allocator, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(
+        entry, "_typed", entry.CommandLine(["dtp", "train"], ["seed=1", "trainer.devices=2"], ["train"])
+    )
+    monkeypatch.setattr(sys, "argv", ["/bin/dtp", "seed=1", "trainer.devices=2"])
+    assert entry.job(lambda: list(sys.argv)) == ["/bin/dtp", "train", "seed=1", "trainer.devices=2"]
+
+
+def test_the_commit_of_a_repository_around_an_installation_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "somebody's"]
+    subprocess.run(["git", "-C", str(tmp_path), *commit], check=True)
+    monkeypatch.setattr(summary, "__file__", str(tmp_path / "site-packages" / "dtp_lightning" / "runs" / "summary.py"))
+    (tmp_path / "site-packages" / "dtp_lightning" / "runs").mkdir(parents=True)
+    assert summary.git_commit() == "unknown"
 
 
 def test_launchers_can_pickle_a_job() -> None:

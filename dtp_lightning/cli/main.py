@@ -126,7 +126,11 @@ def main() -> None:
         print(f"dtp {__version__}")
     elif words[0] in VERBS:
         task, _ = VERBS[words[0]]
-        entry.tool(lambda: task(words[0], words[1:]))
+        try:
+            entry.tool(lambda: task(words[0], words[1:]))
+        except KeyboardInterrupt:  # where no Hydra is, or not yet
+            print("stopped by SIGINT", file=sys.stderr)
+            sys.exit(130)
     else:
         entry.stop(_unknown(words[0]))
 

@@ -36,7 +36,7 @@ def git_commit() -> str:
 def versions() -> str:
     """``name=version`` of Python and of the packages that decide numbers, on one line."""
     found = [f"python={platform.python_version()}"]
-    for package in PACKAGES:
+    for package in ("dtp-lightning", *PACKAGES):
         try:
             found.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
