@@ -54,7 +54,8 @@ def as_objective(loss: nn.Module) -> Objective:
     """
     if isinstance(loss, Objective):
         return loss
-    return LibraryObjective(loss, supervised=isinstance(loss, CLASSIFICATION))
+    declared = getattr(loss, "supervised", False)  # a user's own module may say so without deriving from Objective
+    return LibraryObjective(loss, supervised=declared or isinstance(loss, CLASSIFICATION))
 
 
 def check_comparisons(name: str, loss: Objective, views: int, batch_size: int) -> None:
