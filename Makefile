@@ -7,10 +7,11 @@ SWEEP  ?= bp_vs_dtp
 RUNS   ?= multirun/$(SWEEP)
 RUN    ?= last
 JOBS   ?= 2
+REV    ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate sweep report export board dashboard test test-faults test-wheel wheel errors audit bench lint format hooks clean
+.PHONY: help train evaluate sweep report export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what t
 audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
 	$(BIN)/python -m pip_audit --skip-editable
+
+same-numbers: $(VENV)/.installed ## does the code compute what a commit computed, to the last bit: make same-numbers REV=HEAD
+	$(BIN)/python benchmarks/same_numbers.py $(REV)
 
 bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
 	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import dtp_lightning
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.data import mnist5k
+from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import digest
 from dtp_lightning.export.writer import export
@@ -58,7 +59,7 @@ def of_the_run(folder: Path, name: str = "last") -> tuple[Checkpoint, torch.nn.M
     """The whole network of a checkpoint, as evaluate.py builds it."""
     stored = Checkpoint.read(folder / "checkpoints" / f"{name}.ckpt")
     supervised = len(stored.classes) if stored.names["loss"] == "cross_entropy" else None
-    network = build(stored.node("model"), images=stored.images, classes=supervised)
+    network = build(stored.node("model"), images=ImageSpec.of(stored.images), classes=supervised)
     stored.load_into(network)
     return stored, freeze(network)
 

@@ -17,9 +17,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from runs import figures
 
-from dtp_lightning.cli.sweep import SweepProgress, clock, failures, jobs_of
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.cli.sweep import SweepProgress, clock, jobs_of
 from dtp_lightning.config.keys import WHERE_DATA_LIES
+from dtp_lightning.config.schema import checked
+from dtp_lightning.runs.status import failures
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")

@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from dtp_lightning.cli import paths
 from dtp_lightning.errors import SecretError, UserError
-from dtp_lightning.runtime import allocator, signals
+from dtp_lightning.runtime import allocator
+from dtp_lightning.runtime.signals import Interrupted, guard
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
@@ -65,10 +66,10 @@ def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None
         _check_words(words)
         _typed = replace(line, words=words)
         sys.argv[1:] = [*line.hydra, *words]
-        with signals.raising(), signals.insisted():
+        with guard:
             task()
             _close_sweep()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         _leave(stopped)
     except Exception as error:
         _close_sweep()
@@ -117,9 +118,9 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         sys.argv[1:] = [*_typed.verb, *_typed.words]
     allocator.keep_freed_memory()
     try:
-        with signals.insisted():
+        with guard.seam():
             return body()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         if resumable:
             hydra = HydraConfig.get()
             alone = hydra.mode is RunMode.RUN
@@ -148,7 +149,7 @@ def _plain_or_quoted(folder: str) -> str:
     return folder if re.fullmatch(r"[\w./ +-]+", folder) else quoted(folder)
 
 
-def _leave(stopped: signals.Interrupted) -> NoReturn:
+def _leave(stopped: Interrupted) -> NoReturn:
     """What was stopped by a signal says how to go on."""
     _close_sweep()
     advice = f"; to go on: {stopped.command}" if stopped.command else ""
@@ -241,7 +242,8 @@ def _nearest_key(key: str, config_name: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from dtp_lightning.config.instantiate import flat_keys, nearest
+    from dtp_lightning.config.flatten import keys_and_sections
+    from dtp_lightning.config.schema import nearest
 
     conf = paths.conf()
     groups = [p.name for p in conf.iterdir() if p.is_dir()]
@@ -253,7 +255,7 @@ def _nearest_key(key: str, config_name: str) -> str:
         except Exception:  # another mistake on the same command line
             config = compose(config_name)
     values = OmegaConf.to_container(config)
-    keys = dict.fromkeys([*groups, *flat_keys(values)])  # type: ignore[arg-type]
+    keys = dict.fromkeys([*groups, *keys_and_sections(values)])  # type: ignore[arg-type]
     section = ""
     for word in key.split("."):
         if section + word not in keys:
@@ -265,7 +267,7 @@ def _nearest_key(key: str, config_name: str) -> str:
 
 
 def _nearest_choice(group: str, wrong: str) -> str:
-    from dtp_lightning.config.instantiate import nearest
+    from dtp_lightning.config.schema import nearest
 
     known: Sequence[str] = [p.stem for p in (paths.conf() / group).glob("*.yaml")]
     listed = f" (there is: {', '.join(sorted(known))})"

@@ -24,9 +24,9 @@ def run(cfg: DictConfig) -> None:
     from dtp_lightning import pipeline
     from dtp_lightning.errors import DataError
     from dtp_lightning.runs.checkpoint_io import newest
-    from dtp_lightning.runtime import signals
+    from dtp_lightning.runtime.signals import guard
 
-    signals.check()
+    guard.check()
     runtime = HydraConfig.get().runtime
     cwd = Path(runtime.cwd)
     if not OmegaConf.is_missing(cfg, "checkpoint"):

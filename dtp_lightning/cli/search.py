@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from dtp_lightning.cli import entry, paths
 from dtp_lightning.errors import ConfigError, RunError
+from dtp_lightning.runs.lock import is_locked
 
 
 def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,11 +77,9 @@ def give_up_the_dead(study: Any, folder: Path) -> None:
     """Trials whose process was killed are proposed again; their folders resume from the last checkpoint."""
     import optuna
 
-    from dtp_lightning.runs.folder import locked  # torch takes seconds, which --help need not wait for
-
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         where = folder / "trials" / str(trial.user_attrs.get("folder", trial.number))
-        if not where.exists() or locked(where):
+        if not where.exists() or is_locked(where):
             continue
         with contextlib.suppress(Exception):  # another worker was faster
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

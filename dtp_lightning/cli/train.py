@@ -23,9 +23,9 @@ def run(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from dtp_lightning import pipeline
-    from dtp_lightning.runtime import signals
+    from dtp_lightning.runtime.signals import guard
 
-    signals.check()
+    guard.check()
     runtime = HydraConfig.get().runtime
     found = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
     return next((value for key, value in found.items() if key.endswith("/val_acc")), None)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
+from dtp_lightning.models.feedback_maps import FeedbackMap
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
 from dtp_lightning.runtime import collectives
@@ -55,18 +56,18 @@ def vanilla_error(trace: StageTrace, error: Tensor) -> Tensor:
 ERRORS = {"difference": difference_error, "linearised": linearised_error, "vanilla": vanilla_error}
 
 
-class HeadFeedback(nn.Module):
+class HeadFeedback(FeedbackMap):
     """g of the head: embedding z (N, D) -> h_L (N, C, H, W), linear and then the last stage's kind of activation."""
 
     def __init__(self, embedding_dim: int, shape: tuple[int, ...], activation: str) -> None:
         super().__init__()
         self.shape = shape
-        self.preactivation = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
+        self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
         self.activation = activation_named(activation)()
 
     def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
         """(N, D) -> (N, C, H, W)."""
-        return self.activation(self.preactivation(u).unflatten(1, self.shape))
+        return self.activation(self.linear(u).unflatten(1, self.shape))
 
 
 class TargetPropagation(Learner):

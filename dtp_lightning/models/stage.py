@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from dtp_lightning.models.convolution import Conv
-from dtp_lightning.models.feedback_maps import ConvFeedback, UnpoolFeedback, activation_named
+from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, UnpoolFeedback, activation_named
 
 
 class StageOutput(NamedTuple):
-    """What a stage's forward map gives.
+    """What a stage's forward pass returns.
 
     Attributes:
-        y: f(x).
-        pool_indices: which pixels won the max-pool, if the feedback map wants them.
-        preactivation: output of the first layer where that is linear, see :meth:`Stage.run_perturbed`.
+        y: f(x), (N, C, H', W').
+        pool_indices: where the maxima of the max-pool are, int64 of y's shape, if the feedback map needs them.
+        preactivation: output of the first layer where that layer is linear, see :meth:`Stage.run_perturbed`.
     """
 
     y: Tensor
@@ -33,7 +33,7 @@ class StageOutput(NamedTuple):
 class Bias(nn.Module):
     """Adds one number a channel, in place.
 
-    max(a) + b = max(a + b), to the last bit: behind the pool the bias and its gradient touch a quarter of the memory.
+    max(a) + b = max(a + b), to the last bit. After a 2 x 2 pool the bias and its gradient read a quarter of the memory.
     """
 
     def __init__(self, bias: nn.Parameter) -> None:
@@ -46,15 +46,22 @@ class Bias(nn.Module):
 
 
 class Stage(nn.Module):
-    """f: activation below -> activation here, and g: back again.
+    """f_i, which maps activation h_{i-1} to h_i, and its feedback map g_i, which maps h_i back to h_{i-1}.
 
     Args:
         forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
-        feedback_map: g, called as ``g(u, (H, W), pool_indices)`` with u of f's output shape, returns f's input shape.
-            None where nothing below needs a target (the first stage: the image is given).
+        feedback_map: g. None where nothing below needs a target (the first stage: below it is the image).
+
+    >>> stage = conv_stage(3, 8)
+    >>> x = torch.rand(2, 3, 32, 32)
+    >>> h = stage(x)
+    >>> h.shape
+    torch.Size([2, 8, 16, 16])
+    >>> stage.feedback(h, like=x).shape
+    torch.Size([2, 3, 32, 32])
     """
 
-    def __init__(self, forward_map: nn.Module, feedback_map: nn.Module | None = None) -> None:
+    def __init__(self, forward_map: nn.Module, feedback_map: FeedbackMap | None = None) -> None:
         super().__init__()
         self.forward_map = forward_map
         self.feedback_map = feedback_map
@@ -85,7 +92,7 @@ class Stage(nn.Module):
         return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
     def layers(self) -> list[nn.Module]:
-        """What f consists of, in order."""
+        """The layers of f, in order."""
         return list(self.forward_map) if isinstance(self.forward_map, nn.Sequential) else [self.forward_map]
 
     def feedback(self, u: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
@@ -99,22 +106,28 @@ class Stage(nn.Module):
         Raises:
             RuntimeError: this stage was built without a feedback map.
         """
-        if self.feedback_map is None:
-            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
-        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), pool_indices)
+        feedback_map, size = self._feedback_map(like)
+        g_u: Tensor = feedback_map(u, size, pool_indices)
+        return g_u
 
     def feedback_jvp(self, u: Tensor, v: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
-        """J_{g_i}(u) v, of the shape of ``like`` (of convolutions in less time than :func:`torch.func.jvp` takes).
+        """J_{g_i}(u) v, of the shape of ``like``: the derivative of g_i at u in the direction of v.
 
         Args:
             u, v: of f's output shape.
             like, pool_indices: see :meth:`feedback`.
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
         """
-        feedback = self.feedback_map
-        if isinstance(feedback, ConvFeedback) and type(feedback).forward is ConvFeedback.forward:  # as we wrote it
-            return feedback.jvp(u, v, (like.shape[-2], like.shape[-1]), pool_indices)
-        carried: Tensor = torch.func.jvp(lambda at: self.feedback(at, like, pool_indices), (u,), (v,))[1]
-        return carried
+        feedback_map, size = self._feedback_map(like)
+        return feedback_map.jvp(u, v, size, pool_indices)
+
+    def _feedback_map(self, like: Tensor) -> tuple[FeedbackMap, tuple[int, int]]:
+        """The feedback map, and the size (H, W) that it maps to."""
+        if self.feedback_map is None:
+            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
+        return self.feedback_map, (like.shape[-2], like.shape[-1])
 
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dtp_lightning.runtime.files import write_atomically
+
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
-NOT_A_SETTING = {
-    *AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers",
-    "trainer.on_nonfinite", "trainer.save_every_n_steps", "resume", "loading",
-}  # fmt: skip
 
 
 def git_commit() -> str:
@@ -52,13 +49,6 @@ def provenance() -> dict[str, str]:
     return {"git_commit": git_commit(), "versions": versions()}
 
 
-def settings_of(folder: Path) -> str:
-    """What a run's command line set beside group choices that have a column of their own (and the seed)."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING))
-
-
 def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """What trackers get of a summary at a run's end."""
     return {name: value for name, value in summary.items() if isinstance(value, float)}
@@ -72,19 +62,12 @@ def figures_in(folder: Path) -> dict[str, Path]:
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
     """A summary that says that the run failed, and why; reports count it as failed."""
     write_summary({**known, "status": "failed", "reason": str(error), **provenance()}, path)
-
-
-def failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary says that its run did not reach its end (it then holds no figures)."""
-    return summary.get("status") == "failed"
 
 
 def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
