@@ -5,29 +5,37 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 SWEEP  ?= bp_vs_dtp
 RUNS   ?= multirun/$(SWEEP)
+RUN    ?= last
 JOBS   ?= 2
+REV    ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report board dashboard test bench test-faults errors audit lint format clean
+.PHONY: help train evaluate sweep report export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
-	$(BIN)/python train.py loss=hinge learner=dtp $(ARGS)
+	$(BIN)/dtp train loss=hinge learner=dtp $(ARGS)
+
+evaluate: $(VENV)/.installed ## evaluate a run again: make evaluate RUN=last ARGS="dataset=cifar10"
+	$(BIN)/dtp evaluate "$(RUN)" $(ARGS)
 
 sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make sweep SWEEP=rules ARGS="seed=0,1"
-	$(BIN)/python train.py --config-dir sweeps --config-name $(SWEEP) $(ARGS)
+	$(BIN)/dtp sweep $(SWEEP) $(ARGS)
 
 report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
-	$(BIN)/python -m dtp_lightning.report $(RUNS) --html report.html
+	$(BIN)/dtp report $(RUNS) --html report.html
+
+export: $(VENV)/.installed ## a run's encoder as safetensors with a card: make export RUN=last
+	$(BIN)/dtp export "$(RUN)" $(ARGS)
 
 board: report ## the same page, and W&B's viewer in this terminal; no account needed
-	@$(BIN)/python -m dtp_lightning.report.board $(RUNS) --page report.html
+	@$(BIN)/dtp board $(RUNS) --page report.html
 
 dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
-	@$(BIN)/python -m dtp_lightning.report.dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
+	@$(BIN)/dtp dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
 
 # small networks: more threads than one wait for each other longer than they compute, where other programs run
 test test-faults: export OMP_NUM_THREADS = 1
@@ -39,12 +47,21 @@ test: $(VENV)/.installed-test ## the test suite, without what takes many minutes
 test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
 	$(BIN)/python -m pytest -m faults -s $(ARGS)
 
+test-wheel: $(VENV)/.installed-test ## builds the wheel, installs it elsewhere, uses it in an empty folder; needs a registry
+	$(BIN)/python -m pytest -m wheel -s $(ARGS)
+
+wheel: $(BIN)/python ## dist/*.whl, with conf/ and sweeps/ in it
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what they are answered
 	$(BIN)/python tests/wrong_inputs.py > docs/errors.md.partial && mv docs/errors.md.partial docs/errors.md
 
 audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
 	$(BIN)/python -m pip_audit --skip-editable
+
+same-numbers: $(VENV)/.installed ## does the code compute what a commit computed, to the last bit: make same-numbers REV=HEAD
+	$(BIN)/python benchmarks/same_numbers.py $(REV)
 
 bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
 	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)
@@ -58,8 +75,11 @@ format: $(VENV)/.installed-lint ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+hooks: $(VENV)/.installed-lint ## ruff and mypy before every commit
+	$(BIN)/pre-commit install
+
 clean: ## remove the environment and caches (never outputs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

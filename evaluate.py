@@ -1,32 +1,12 @@
-"""Evaluate a checkpoint, on the data it was trained on or on any other: ``python evaluate.py checkpoint=...``."""
+"""``python evaluate.py checkpoint=RUN`` is ``dtp evaluate RUN``.
 
-from pathlib import Path
+(Tab completion looks for the word @hydra.main in this file; the function lies in dtp_lightning/cli/evaluate.py.)
+"""
 
-import hydra
-from omegaconf import DictConfig
+import sys
 
-from dtp_lightning.cli import entry as cli
-
-CONF = Path(__file__).resolve().parent / "conf"
-
-
-@hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
-def main(cfg: DictConfig) -> object:
-    """One evaluation."""
-    return cli.job(lambda: run(cfg))
-
-
-def run(cfg: DictConfig) -> None:
-    """Load what is heavy only now, and hand over to the pipeline."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from dtp_lightning import pipeline
-    from dtp_lightning.runtime import signals
-
-    signals.check()
-    runtime = HydraConfig.get().runtime
-    pipeline.evaluate(cfg, runtime.choices, Path(runtime.output_dir), Path(runtime.cwd))
-
+from dtp_lightning.cli import evaluate
+from dtp_lightning.cli.entry import CommandLine
 
 if __name__ == "__main__":
-    cli.run(main, CONF, "evaluate")
+    evaluate.start(CommandLine(["python", sys.argv[0]], sys.argv[1:]))

@@ -1,33 +1,12 @@
-"""Pre-train an encoder without labels and evaluate it: ``python train.py loss=hinge learner=dtp``."""
+"""``python train.py loss=hinge learner=dtp`` is ``dtp train loss=hinge learner=dtp``.
 
-from pathlib import Path
+(Tab completion looks for the word @hydra.main in this file; the function lies in dtp_lightning/cli/train.py.)
+"""
 
-import hydra
-from omegaconf import DictConfig
+import sys
 
-from dtp_lightning.cli import entry as cli
-
-CONF = Path(__file__).resolve().parent / "conf"
-
-
-@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> object:
-    """One run; returns the validation accuracy of the first evaluation, for sweepers."""
-    return cli.job(lambda: run(cfg), resumable=True)
-
-
-def run(cfg: DictConfig) -> float | None:
-    """Load what is heavy only now, and hand over to the pipeline."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from dtp_lightning import pipeline
-    from dtp_lightning.runtime import signals
-
-    signals.check()
-    runtime = HydraConfig.get().runtime
-    found = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
-    return next((value for key, value in found.items() if key.endswith("/val_acc")), None)
-
+from dtp_lightning.cli import train
+from dtp_lightning.cli.entry import CommandLine
 
 if __name__ == "__main__":
-    cli.run(main, CONF, "train")
+    train.start(CommandLine(["python", sys.argv[0]], sys.argv[1:]))

@@ -21,7 +21,8 @@ from omegaconf import open_dict  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image  # noqa: E402
-from dtp_lightning.config.instantiate import build, checked  # noqa: E402
+from dtp_lightning.config.instantiate import build  # noqa: E402
+from dtp_lightning.config.schema import checked  # noqa: E402
 from dtp_lightning.data.images import ImageSpec  # noqa: E402
 from dtp_lightning.learners import Learner  # noqa: E402
 
@@ -36,11 +37,11 @@ CONF = ROOT / "conf"
 def settings(*overrides: str) -> dict[str, Any]:
     """The configuration that a command line describes."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return checked(compose("train", list(overrides)))
+        return dict(checked(compose("train", list(overrides))))
 
 
 def train(folder: Path, *overrides: str) -> dict[str, Any]:
-    """A whole run of ``train.py``, in this process; its summary."""
+    """A whole run of ``dtp train``, in this process; its summary."""
     from dtp_lightning import pipeline
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

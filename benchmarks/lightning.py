@@ -1,6 +1,6 @@
 """What a real run adds to the rule's own step: Lightning, logging, data.
 
-    python benchmarks/lightning.py [--learner bp] [--batch 100 500] [--epochs 3] [overrides of train.py]
+    python benchmarks/lightning.py [--learner bp] [--batch 100 500] [--epochs 3] [overrides of dtp train]
 
 Within one run of the default task (its own logging, the metrics file, no evaluation) clocks go while views are drawn
 and while the learner and its optimisers are at work; what is left of the time spent in training batches is what the

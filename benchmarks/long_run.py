@@ -1,6 +1,6 @@
 """Does a long run stay small? Memory, open files and disk over 2,000 epochs of a tiny set.
 
-    python benchmarks/long_run.py [--epochs 2000] [--plot docs/images/long_run.png] [overrides of train.py]
+    python benchmarks/long_run.py [--epochs 2000] [--plot docs/images/long_run.png] [overrides of dtp train]
 
 Prints the slopes after the first tenth, in KiB of resident memory, files and KiB of disk a hundred epochs.
 """

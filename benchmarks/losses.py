@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dtp_lightning.callbacks.cost import peak_memory_mib, reset_peak_memory
 from dtp_lightning.losses import ContrastiveHinge, L1Margin, PositiveOnly
-from dtp_lightning.report.__main__ import save_runs
+from dtp_lightning.runs.reader import save_runs
 
 LOSSES: dict[str, Callable[[], torch.nn.Module]] = {
     "hinge": ContrastiveHinge,

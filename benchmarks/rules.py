@@ -19,22 +19,22 @@ from cases import CONF, learner_of
 from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
-from dtp_lightning.report.__main__ import save_runs
+from dtp_lightning.runs.reader import save_runs
 
 COLUMNS = ("learner", "model", "batch", "macs_per_image", "macs_ratio", "seconds", "seconds_ratio", "ratio_spread")
 
 
 def measure(learners: dict[str, Learner], views: torch.Tensor, repeats: int) -> dict[str, list[float]]:
-    """Seconds of ``repeats`` steps of each, alternating, after two that warm up; layer-wise rules take turns."""
+    """Seconds of ``repeats`` steps of each, alternating, after two that warm up; layer-wise rules train each stage."""
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for k in range(repeats + 2):
         for name, learner in learners.items():
+            variants = learner.step_variants()
             begun = time.perf_counter()
-            for turn in range(learner.turns):
-                learner.turn = turn if learner.turns > 1 else None
-                learner.step(views, measure=False)
+            for variant in variants:
+                variant.step(views, measure=False)
             if k > 1:
-                seconds[name].append((time.perf_counter() - begun) / learner.turns)
+                seconds[name].append((time.perf_counter() - begun) / len(variants))
     return seconds
 
 

@@ -28,12 +28,14 @@ class PretrainModule(pl.LightningModule):
         learner: the rule, holding model and loss.
         augment: uint8 images (B, C, H, W) -> views (V, B, C, H, W) in [0, 1].
         seed: of the run.
-        kept: plain values that the checkpoint carries along, so that it can be understood by itself.
+        stored: plain values that the checkpoint carries along, so that it can be understood by itself.
     """
 
-    def __init__(self, learner: Learner, augment: nn.Module, seed: int, kept: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, learner: Learner, augment: nn.Module, seed: int, stored: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.save_hyperparameters(dict(kept or {}), logger=False)
+        self.save_hyperparameters(dict(stored or {}), logger=False)
         self.automatic_optimization = False
         self.learner = learner
         self.augment = augment

@@ -1,46 +1,45 @@
-"""Config -> objects -> fit -> evaluate -> summary. The only place that instantiates."""
+"""The story of a run: resolve -> build -> fit -> evaluate -> save. The only place that instantiates a configuration."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import random
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning import training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
-from dtp_lightning.config.compatibility import check_comparisons, check_start, usable
-from dtp_lightning.config.instantiate import EVALUATE_SCALARS, build, checked
-from dtp_lightning.data.images import ImageData
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
+from dtp_lightning.config.schema import checked
+from dtp_lightning.data.images import ImageData, ImageSpec
 from dtp_lightning.data.module import fits_memory
+from dtp_lightning.data.reader import usable
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation import Evaluation
-from dtp_lightning.evaluation.judge import judge
+from dtp_lightning.evaluation.encoders import evaluate_encoders
 from dtp_lightning.figures import plots
 from dtp_lightning.figures.diagnostics import plot_diagnostics
-from dtp_lightning.loggers import trackers as tracking
+from dtp_lightning.loggers.loggers import Loggers
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.losses import as_objective
+from dtp_lightning.losses.objective import check_comparisons
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint import NAMED, Checkpoint
-from dtp_lightning.runs.checkpoint_io import Progress
-from dtp_lightning.runs.folder import claimed, failures_recorded, followed, record_error
+from dtp_lightning.runs.checkpoint_io import Progress, check_resumable
+from dtp_lightning.runs.folder import acquire, failures_recorded
+from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
-
-log = logging.getLogger(__name__)
+from dtp_lightning.runtime.setup import seed_generators, silence_warnings
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -61,68 +60,165 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         RunError: the disk is full.
         Interrupted: by a signal; the training is saved.
     """
-    values = checked(cfg)
-    names = {group: str(choices[group]) for group in NAMED}
-    if not is_rank_zero(values["trainer"]):
-        return _follow(values, names, folder)
-    with claimed(folder, values) as claim:
-        if claim.finished is not None:
-            print(f"finished already: {folder}", flush=True)
-            return claim.finished
-        several = is_multi_device(values["trainer"])
-        with failures_recorded(folder, {**names, "seed": values["seed"]}, several=several):
-            return _run(values, names, folder, claim.checkpoint)
+    return Experiment.resolve(cfg, choices, folder).run()
 
 
-def _follow(values: Mapping[str, Any], names: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """Take part in the training of a run that the first process owns."""
-    claim = followed(folder, values)
-    if claim.finished is None and values["mode"] == "train":
-        _quieten()
-        _seed(values["seed"])
-        try:
-            _fit(values, _assemble(values, names), [], folder, claim.checkpoint)
-        except BaseException as error:
-            record_error(folder, error, keep_first=True)
-            raise
-    return {}
+@dataclass(frozen=True)
+class Components:
+    """What a run is made of.
+
+    Attributes:
+        data: images.
+        module: learner and views, to be trained.
+        macs_per_image: of a learning step, see :func:`dtp_lightning.callbacks.macs.macs_per_image`.
+        untrained: a copy of the learner's network as it is before any training.
+        evaluations: built before training, so that what they lack is known before an hour is lost.
+        callbacks: those that were chosen, by name.
+    """
+
+    data: ImageData
+    module: PretrainModule
+    macs_per_image: float
+    untrained: Network
+    evaluations: dict[str, Evaluation]
+    callbacks: dict[str, pl.Callback]
 
 
-def _run(values: Mapping[str, Any], names: Mapping[str, str], folder: Path, checkpoint: Path | None) -> dict[str, Any]:
-    _quieten()
-    _seed(values["seed"])
-    parts = _assemble(values, names)
-    if values["mode"] == "views":
-        _draw_views(parts, folder)
-        print(f"views drawn to {folder / 'plots' / 'views.png'}", flush=True)
-        return {}
-    loggers = [
-        _metrics_csv(values, folder, checkpoint),
-        *(build(node, folder=folder, names=names, config=values) for node in values["logger"].values()),
-    ]
-    macs = macs_per_image(parts.module.learner, parts.data.spec, parts.views)
-    failed = True
-    try:
-        trainer, cost = _fit(values, parts, loggers, folder, checkpoint)
-        trained, device = parts.module.learner.model, trainer.strategy.root_device
-        judged = judge(
-            parts.evaluations, trained, parts.untrained, parts.data, values["seed"], device, folder / "plots"
-        )
-        found = {**names, "seed": values["seed"], "epochs": trainer.current_epoch, "devices": trainer.world_size}
-        found |= {**judged, **cost.summary(), "cost/macs_per_image": macs, **summary.provenance()}
-        _finish(found, loggers, folder, step=parts.module.global_step)
-        failed = False
-    finally:
-        tracking.close(loggers, failed=failed)
-    print(summary.closing_table(found, folder), flush=True)
-    return found
+@dataclass(frozen=True)
+class Experiment:
+    """One run, in the order in which it happens; the same in each of the processes that train together.
 
+    Attributes:
+        config: what was asked for.
+        names: option of each group that the run's names are made of.
+        folder: the run's.
+    """
 
-def _metrics_csv(values: Mapping[str, Any], folder: Path, checkpoint: Path | None) -> Logger:
-    if checkpoint is None:
-        return MetricsCSV(folder)
-    done = Progress.read(checkpoint)
-    return MetricsCSV(folder, up_to_step=done.step, ended=done.epochs >= values["trainer"]["max_epochs"])
+    config: RunConfig
+    names: dict[str, str]
+    folder: Path
+
+    @classmethod
+    def resolve(cls, cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> Experiment:
+        """Check every key and value; arguments and errors are those of :func:`run`."""
+        return cls(checked(cfg), {group: str(choices[group]) for group in NAMED}, folder)
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process writes the run folder, logs and evaluates; the others only train."""
+        return is_rank_zero(self.config.trainer)
+
+    def run(self) -> dict[str, Any]:
+        """From the run folder to its summary. :func:`run`"""
+        known = {**self.names, "seed": self.config.seed}
+        several = is_multi_device(self.config.trainer)
+        with acquire(self.folder, self.config, is_owner=self.is_owner) as state:
+            if state.finished is not None:
+                if self.is_owner:
+                    print(f"finished already: {self.folder}", flush=True)
+                return state.finished if self.is_owner else {}
+            with failures_recorded(self.folder, known, is_owner=self.is_owner, several=several):
+                components = self.build(state.checkpoint)
+                if self.is_owner:
+                    self.draw_views(components)
+                if self.config.mode == "views":
+                    return {}
+                with self.loggers(state.checkpoint) as loggers:
+                    trainer, cost = self.fit(components, loggers, state.checkpoint)
+                    if not self.is_owner:
+                        return {}
+                    figures = self.evaluate(components, trainer, cost)
+                    self.save(figures, loggers, step=components.module.global_step)
+        print(summary.closing_table(figures, self.folder), flush=True)
+        return figures
+
+    def build(self, checkpoint: Path | None) -> Components:
+        """Data, network, learner, evaluations and callbacks, and whether they fit each other and the checkpoint."""
+        silence_warnings()
+        seed_generators(self.config.seed)
+        config = self.config
+        data: ImageData = build(config.dataset)
+        loss = as_objective(build(config.loss))
+        supervised = loss.supervised
+        if fits_memory(data.pretraining(supervised), config.loading):
+            data = data.in_memory()
+        network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
+        untrained = copy.deepcopy(network)
+        learner = build(config.learner, model=network, loss=loss)
+        augment = build(config.augment, images=data.spec)
+        check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
+        evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
+        evaluations = usable(evaluations, data)
+        stored = {
+            "names": self.names, "config": config.model_dump(), "images": asdict(data.spec),
+            "classes": list(data.classes),
+        }  # fmt: skip
+        module = PretrainModule(learner, augment, config.seed, stored)
+        callbacks = {
+            name: build(node, data=data, augment=augment, folder=self.folder) for name, node in config.callbacks.items()
+        }
+        callbacks = usable(callbacks, data)
+        if checkpoint is not None:
+            check_resumable(checkpoint, module, config.max_epochs)
+        macs = macs_per_image(learner, data.spec, augment.views)
+        return Components(data, module, macs, untrained, evaluations, callbacks)
+
+    def draw_views(self, components: Components) -> None:
+        """Ten images above their views."""
+        images = components.data.pretraining().images
+        some = images[:: max(1, len(images) // 10)][:10]
+        path = self.folder / "plots" / "views.png"
+        with torch.random.fork_rng([]):
+            plots.plot_views(some, components.module.augment(some), path)
+        if self.config.mode == "views":
+            print(f"views drawn to {path}", flush=True)
+
+    def loggers(self, checkpoint: Path | None) -> Loggers:
+        """metrics.csv, with what a resumed run keeps of it, and the trackers; nothing in other processes."""
+        if not self.is_owner:
+            return Loggers()
+        config = self.config.model_dump()
+        if checkpoint is None:
+            metrics_csv = MetricsCSV(self.folder)
+        else:
+            done = Progress.read(checkpoint)
+            metrics_csv = MetricsCSV(self.folder, done.step, ended=done.epochs >= self.config.max_epochs)
+        trackers = (build(n, folder=self.folder, names=self.names, config=config) for n in self.config.logger.values())
+        return Loggers(metrics_csv, list(trackers))
+
+    def fit(self, components: Components, loggers: Loggers, checkpoint: Path | None) -> tuple[pl.Trainer, Cost]:
+        """Train, from a checkpoint if there is one; the trainer, and what it cost."""
+        return training.fit(
+            self.config, components.data, components.module, components.callbacks, loggers.for_trainer, self.folder,
+            checkpoint,
+        )  # fmt: skip
+
+    def evaluate(self, components: Components, trainer: pl.Trainer, cost: Cost) -> dict[str, Any]:
+        """The frozen encoder beside the untrained one, what training cost, and which code made these numbers."""
+        trained, device = components.module.learner.model, trainer.strategy.root_device
+        return {
+            **self.names,
+            "seed": self.config.seed,
+            "epochs": trainer.current_epoch,
+            "devices": trainer.world_size,
+            **evaluate_encoders(
+                components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
+                self.folder / "plots",
+            ),
+            **cost.summary(),
+            "cost/macs_per_image": components.macs_per_image,
+            **summary.provenance(),
+        }  # fmt: skip
+
+    def save(self, figures: Mapping[str, Any], loggers: Loggers, step: int) -> None:
+        """The summary and the plots, first on disk and then in the trackers."""
+        metrics, plots_folder = self.folder / "metrics.csv", self.folder / "plots"
+        summary.write_summary(figures, self.folder / "summary.json")
+        plots.plot_curves(metrics, plots_folder / "curves.png")
+        title = "{learner} x {loss}, {model} on {dataset}, seed {seed}".format(**figures)
+        plot_diagnostics(metrics, plots_folder / "diagnostics.png", title)
+        loggers.log_scalars(summary.scalars_of(figures), step=step)
+        loggers.log_images(summary.figures_in(self.folder), step=step)
 
 
 def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Path) -> dict[str, Any]:
@@ -140,147 +236,46 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     Raises:
         ConfigError, DataError: a key, the checkpoint or the data set is wrong.
     """
-    values = checked(cfg, EVALUATE_SCALARS, ("dataset",), ("evaluation",), optional=("dataset",))
-    _quieten()
-    path = cwd / Path(values["checkpoint"]).expanduser()
+    config = checked(cfg, EvaluationConfig)
+    silence_warnings()
+    path = cwd / Path(config.checkpoint).expanduser()
     stored = Checkpoint.read(path)
-    with claimed(folder, values):  # a folder holds one run or one evaluation
-        return _evaluate(values, choices, folder, stored, path)
+    with acquire(folder, config):  # a folder holds one run or one evaluation
+        figures = {
+            **stored.names,
+            "seed": stored.config["seed"],
+            "epochs": stored.epochs,
+            "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
+            "checkpoint": str(path),
+            "settings": settings_of(path.parent.parent),
+            **_evaluate_checkpoint(config, stored, folder),
+            **summary.provenance(),
+        }
+        summary.write_summary(figures, folder / "summary.json")
+    print(summary.closing_table(figures, folder), flush=True)
+    return figures
 
 
-def _evaluate(
-    values: Mapping[str, Any], choices: Mapping[str, str], folder: Path, stored: Checkpoint, path: Path
-) -> dict[str, Any]:
-    seed = stored.config["seed"]
-    data: ImageData = build(values["dataset"] or stored.node("dataset")).like(stored.images)
-    _seed(seed)  # the untrained network is the one that this run began with
-    supervised = getattr(build(stored.node("loss")), "supervised", False)
-    network: Network = build(
-        stored.node("model"), images=stored.images, classes=len(stored.classes) if supervised else None
-    )
+def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
+    """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
+    seed, images = stored.config["seed"], ImageSpec.of(stored.images)
+    data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
+    seed_generators(seed)  # the untrained network is the one that this run began with
+    supervised = as_objective(build(stored.node("loss"))).supervised
+    network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)
     untrained = copy.deepcopy(network)
     stored.load_into(network)
-    augment = build(stored.node("augment"), images=stored.images)
-    evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
-    evaluations = usable(evaluations, data, default=True)
+    augment = build(stored.node("augment"), images=images)
+    evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
+    evaluations = usable(evaluations, data)
     if not evaluations:
         raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
-    device = _device(values["accelerator"])
-    judged = judge(evaluations, network, untrained, data, seed, device, folder / "plots")
-    found = {
-        **stored.names,
-        "seed": seed,
-        "epochs": stored.epochs,
-        "evaluated_on": choices["dataset"] if values["dataset"] else stored.names["dataset"],
-        "checkpoint": str(path),
-        "settings": summary.settings_of(path.parent.parent),
-        **judged,
-        **summary.provenance(),
-    }
-    summary.write_summary(found, folder / "summary.json")
-    print(summary.closing_table(found, folder), flush=True)
-    return found
+    device = _device(config.accelerator)
+    return evaluate_encoders(evaluations, network, untrained, data, seed, device, folder / "plots")
 
 
 def _device(accelerator: str) -> torch.device:
     try:
-        device = pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
+        return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error
-    return device
-
-
-@dataclass
-class Parts:
-    """What a run is made of.
-
-    Attributes:
-        data: images.
-        module: learner and views.
-        views: V, of each image.
-        untrained: a copy of the learner's network as it is before any training.
-        evaluations: built before training, so that what they lack is known before an hour is lost.
-    """
-
-    data: ImageData
-    module: PretrainModule
-    views: int
-    untrained: Network
-    evaluations: dict[str, Evaluation]
-
-
-def _assemble(values: Mapping[str, Any], names: Mapping[str, str]) -> Parts:
-    data: ImageData = build(values["dataset"])
-    loss = build(values["loss"])
-    supervised = getattr(loss, "supervised", False)
-    if fits_memory(data.pretraining(supervised), values["loading"]):
-        data = data.in_memory()
-    network: Network = build(values["model"], images=data.spec, classes=len(data.classes) if supervised else None)
-    untrained = copy.deepcopy(network)
-    learner = build(values["learner"], model=network, loss=loss)
-    augment = build(values["augment"], images=data.spec)
-    check_comparisons(names["loss"], loss, augment.views, values["batch_size"])
-    evaluations = {name: build(node, augment=augment) for name, node in values["evaluation"].items()}
-    kept = {"names": dict(names), "config": dict(values), "images": asdict(data.spec), "classes": list(data.classes)}
-    module = PretrainModule(learner, augment, values["seed"], kept)
-    return Parts(data, module, augment.views, untrained, usable(evaluations, data, default=True))
-
-
-def _fit(
-    values: Mapping[str, Any], parts: Parts, loggers: list[Logger], folder: Path, start: Path | None
-) -> tuple[pl.Trainer, Cost]:
-    """Train, from a checkpoint if there is one; returns the trainer and what it cost."""
-    built = {
-        name: build(node, data=parts.data, augment=parts.module.augment, folder=folder)
-        for name, node in values["callbacks"].items()
-    }
-    callbacks = usable(built, parts.data, default=False)
-    if start:
-        check_start(start, parts.module, values["trainer"]["max_epochs"])
-    if is_rank_zero(values["trainer"]):
-        _draw_views(parts, folder)
-    return training.fit(values, parts.data, parts.module, callbacks, loggers, folder, start)
-
-
-def _draw_views(parts: Parts, folder: Path) -> None:
-    """Ten images above their views."""
-    images = parts.data.pretraining().images
-    some = images[:: max(1, len(images) // 10)][:10]
-    with torch.random.fork_rng([]):
-        plots.plot_views(some, parts.module.augment(some), folder / "plots" / "views.png")
-
-
-def _finish(found: Mapping[str, Any], loggers: list[Logger], folder: Path, step: int) -> None:
-    """The summary and figures, first on disk and then in the trackers (not in metrics.csv: it is a time series)."""
-    summary.write_summary(found, folder / "summary.json")
-    plots.plot_curves(folder / "metrics.csv", folder / "plots" / "curves.png")
-    title = "{learner} x {loss}, {model} on {dataset}, seed {seed}".format(**found)
-    plot_diagnostics(folder / "metrics.csv", folder / "plots" / "diagnostics.png", title)
-    trackers = loggers[1:]
-    for logger in trackers:
-        logger.log_metrics(summary.scalars_of(found), step=step)
-    tracking.log_images(trackers, summary.figures_in(folder), step=step)
-
-
-def _seed(seed: int) -> None:
-    """All generators, explicitly: in a multirun the last job's state is still there."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _quieten() -> None:
-    """Silence advice that does not apply here."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # batches are slices of a tensor on the device
-        ".*exists and is not empty.*",  # Hydra's own files are in the run folder
-        ".*number of training batches .* is smaller than the logging interval.*",
-        ".*The dirpath has changed.*",  # a run that goes on from another's checkpoint keeps its own
-        ".*sync_dist=True.*",  # what is logged is of the whole batch already
-        ".*ended before the epoch ended.*",  # our sampler knows where it was
-        ".*callbacks used to create the checkpoint.*",  # they may differ; the training does not depend on them
-        ".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
-    ):
-        warnings.filterwarnings("ignore", message)

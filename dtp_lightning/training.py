@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
@@ -13,7 +12,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning.callbacks import Collapse, Cost, LastCheckpoint, Nonfinite
 from dtp_lightning.callbacks.nonfinite import finite
-from dtp_lightning.config.instantiate import OWN, build
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.run_config import Node, RunConfig
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.module import ImageDataModule
 from dtp_lightning.errors import ConfigError, DivergedError
@@ -23,7 +23,7 @@ from dtp_lightning.runtime.distributed import check_launch
 
 
 def fit(
-    values: Mapping[str, Any],
+    config: RunConfig,
     data: ImageData,
     module: PretrainModule,
     callbacks: Mapping[str, pl.Callback],
@@ -34,7 +34,7 @@ def fit(
     """Train, from a checkpoint if there is one; returns the trainer and what it cost.
 
     Args:
-        values: the run's configuration.
+        config: of the run.
         data: images.
         module: to be trained.
         callbacks: those that were chosen, by name.
@@ -47,21 +47,20 @@ def fit(
         DivergedError: a number was not finite.
         Interrupted: a signal came; the training is saved.
     """
-    supervised = getattr(module.learner.loss, "supervised", False)
+    supervised = module.learner.loss.supervised
     cost = Cost()
-    own = {key: values["trainer"].get(key) for key in OWN["trainer"]}
     always = [
         cost,
-        Nonfinite(own["on_nonfinite"] or "stop"),
+        Nonfinite(config.on_nonfinite),
         *([] if supervised else [Collapse()]),
-        LastCheckpoint(folder, own["save_every_n_steps"]),
+        LastCheckpoint(folder, config.save_every_n_steps),
     ]
-    trainer = _trainer(values["trainer"], folder, loggers, [*always, *callbacks.values()])
-    if trainer.world_size > 1 and own["save_every_n_steps"]:
+    trainer = _trainer(config.lightning_trainer, folder, loggers, [*always, *callbacks.values()])
+    if trainer.world_size > 1 and config.save_every_n_steps:
         raise ConfigError("trainer.save_every_n_steps: several devices save at epoch ends only; remove it")
     batches = ImageDataModule(
-        data, values["batch_size"], values["seed"],
-        supervised=supervised, loading=values["loading"], workers=values["workers"], processes=trainer.world_size,
+        data, config.batch_size, config.seed,
+        supervised=supervised, loading=config.loading, workers=config.workers, processes=trainer.world_size,
     )  # fmt: skip
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
@@ -70,10 +69,9 @@ def fit(
     return trainer, cost
 
 
-def _trainer(node: Mapping[str, Any], folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(node: Node, folder: Path, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer, or one line that says why it cannot be had on this machine."""
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    node = {key: value for key, value in node.items() if key not in OWN["trainer"]}
     try:
         # batches are shared between processes by their own sampler
         ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}

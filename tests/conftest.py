@@ -13,9 +13,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
+from dtp_lightning.losses import as_objective
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -44,9 +46,9 @@ def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Lear
     """The learner that a command line describes, on a network for ``images``."""
     values = checked(composed("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)[0])
     torch.manual_seed(seed)
-    loss = build(values["loss"])
-    model = build(values["model"], images=images, classes=3 if getattr(loss, "supervised", False) else None)
-    return build(values["learner"], model=model, loss=loss)
+    loss = as_objective(build(values.loss))
+    model = build(values.model, images=images, classes=3 if loss.supervised else None)
+    return build(values.learner, model=model, loss=loss)
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without plots, which take longer than a short training."""
     from dtp_lightning import pipeline
 
-    for name in ("_draw_views", "plot_diagnostics"):
-        monkeypatch.setattr(pipeline, name, lambda *args: None)
+    monkeypatch.setattr(pipeline.Experiment, "draw_views", lambda *args: None)
+    monkeypatch.setattr(pipeline, "plot_diagnostics", lambda *args: None)
     monkeypatch.setattr(pipeline.plots, "plot_curves", lambda *args: None)
 
 

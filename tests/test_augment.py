@@ -13,7 +13,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from dtp_lightning.augment import AffineColourViews, SimCLRViews
 from dtp_lightning.augment.colour import random_jitter, random_saturation_hue
 from dtp_lightning.augment.geometry import random_affine, random_blur, random_flip, random_resized_crop
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 
 COLOUR, DIGITS = ImageSpec(3, 16, 16, True), ImageSpec(1, 16, 16, False)
@@ -29,7 +30,7 @@ def images(channels: int, batch: int = 4) -> torch.Tensor:
 @pytest.mark.parametrize("spec", [COLOUR, DIGITS], ids=["colour", "digits"])
 @pytest.mark.parametrize("name", AUGMENTS)
 def test_contract(name: str, spec: ImageSpec) -> None:
-    augment = build(checked(composed(f"augment={name}")[0])["augment"], images=spec)
+    augment = build(checked(composed(f"augment={name}")[0]).augment, images=spec)
     same = images(spec.channels, 1).repeat(4, 1, 1, 1)
     torch.manual_seed(0)
     views = augment(same)
@@ -46,7 +47,7 @@ def test_contract(name: str, spec: ImageSpec) -> None:
 
 @pytest.mark.parametrize("name", ["thesis", "paper", "simclr"])
 def test_one_view_for_supervised_losses(name: str) -> None:
-    augment = build(checked(composed(f"augment={name}", "augment.views=1")[0])["augment"], images=COLOUR)
+    augment = build(checked(composed(f"augment={name}", "augment.views=1")[0]).augment, images=COLOUR)
     assert augment(images(3)).shape == (1, 4, 3, 16, 16)
 
 

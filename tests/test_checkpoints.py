@@ -194,7 +194,7 @@ def test_what_was_logged_after_the_last_batch_is_kept(
         raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(pipeline, "judge", stopped)
+        patch.setattr(pipeline, "evaluate_encoders", stopped)
         run_pipeline(*command, folder=tmp_path / "stopped")
     run_pipeline(*command, folder=tmp_path / "stopped")
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")

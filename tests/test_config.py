@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import CONF, ROOT, TINY, composed, options
 
-from dtp_lightning.config.instantiate import OWN, build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
@@ -25,18 +26,17 @@ def test_every_yaml_composes_and_passes_the_check(group: str, option: str) -> No
 
 @pytest.mark.parametrize("option", options("trainer"))
 def test_trainers_instantiate(option: str) -> None:
-    node = checked(composed(f"trainer={option}")[0])["trainer"]
-    build({**{key: value for key, value in node.items() if key not in OWN["trainer"]}, "logger": False})
+    build({**checked(composed(f"trainer={option}")[0]).lightning_trainer, "logger": False})
 
 
 @pytest.mark.parametrize("option", options("loss"))
 def test_losses_instantiate(option: str) -> None:
-    build(checked(composed(f"loss={option}")[0])["loss"])
+    build(checked(composed(f"loss={option}")[0]).loss)
 
 
 @pytest.mark.parametrize("option", options("augment"))
 def test_augmentations_instantiate(option: str) -> None:
-    build(checked(composed(f"augment={option}")[0])["augment"], images=TINY)
+    build(checked(composed(f"augment={option}")[0]).augment, images=TINY)
 
 
 def test_every_yaml_says_what_it_is() -> None:
@@ -134,7 +134,7 @@ def test_help_is_useful_and_quick(tmp_path: Path) -> None:
         done = train("--help", folder=tmp_path)
         seconds.append(time.perf_counter() - begun)
     assert done.returncode == 0
-    for expected in ("python train.py loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
+    for expected in ("dtp train loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
         assert expected in done.stdout
     assert min(seconds) < 2
 
@@ -146,7 +146,7 @@ def test_shell_completion_knows_the_groups(tmp_path: Path) -> None:
 
 
 def test_what_is_built_from_python_says_where_it_went_wrong() -> None:
-    node = checked(composed("loss.diagonals=5")[0])["loss"]
+    node = checked(composed("loss.diagonals=5")[0]).loss
     with pytest.raises(ConfigError, match="pairs=cross reduction=sum"):
         build(node)
 

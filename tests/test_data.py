@@ -13,7 +13,8 @@ import torch
 import torchvision
 from conftest import composed
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data import ImageData, Split, mnist5k, stratified, torchvision_images
 from dtp_lightning.data import module as data_module
 from dtp_lightning.data.module import BatchSampler, ImageDataModule, epoch_seed, fits_memory
@@ -139,7 +140,7 @@ def test_emnist_letters(tmp_path: Path) -> None:
         header = b"\0\0\x08\x01" + count.to_bytes(4, "big")
         (raw / f"emnist-letters-{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     overrides = ("dataset=emnist_letters", f"dataset.root={tmp_path}", "dataset.val_size=26")
-    data = build(checked(composed(*overrides)[0])["dataset"])
+    data = build(checked(composed(*overrides)[0]).dataset)
     assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
     assert data.train.labels.tolist() == list(range(26))
     assert data.train.images[0, 0, 5, 3] == 255, "turned the right way"
@@ -155,7 +156,7 @@ def test_real_data(name: str, shape: tuple[int, int, int]) -> None:
     root = os.environ.get("DTP_LIGHTNING_DATA")
     if not root:
         pytest.skip("set DTP_LIGHTNING_DATA to a folder with torchvision's MNIST and CIFAR-10 to run this")
-    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}")[0])["dataset"])  # unpacks what is packed
+    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}")[0]).dataset)  # unpacks what is packed
     assert data.train.images.shape[1:] == shape
     assert len(data.test) == 10_000 and len(data.classes) == 10
     assert len(data.train) + len(data.val) == {"mnist": 60_000, "cifar10": 50_000}[name]

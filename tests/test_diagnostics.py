@@ -15,7 +15,7 @@ from conftest import TINY, composed, learner_of, options
 from PIL import Image
 from torch import Tensor
 
-from dtp_lightning.callbacks import Cost
+from dtp_lightning.callbacks import Cost, DataCallback
 from dtp_lightning.callbacks.alignment import diagnose
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.callbacks.measures import (
@@ -28,7 +28,8 @@ from dtp_lightning.callbacks.measures import (
     snapshot,
     update_alignment,
 )
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.models import conv_stage
@@ -71,16 +72,16 @@ def test_dtp_s_top_stage_follows_backprop_and_the_others_do_not_yet(views: Tenso
 
 def test_a_stage_without_a_gradient_is_left_out(views: Tensor) -> None:
     learner = learner_of("learner=bp")
-    teach = learner.teach
+    compute_gradients = learner.compute_gradients
 
-    def teach_the_top_alone(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
-        teach(traces, top, measure=measure)
+    def gradients_of_the_top_stage(traces: list[StageTrace], top: Tensor, *, measure: bool) -> dict:
+        compute_gradients(traces, top, measure=measure)
         for trace in traces[:-1]:
             for parameter in trace.stage.forward_parameters():
                 parameter.grad = None
         return {}
 
-    learner.teach = teach_the_top_alone
+    learner.compute_gradients = gradients_of_the_top_stage
     assert {name.split("/")[1] for name in update_alignment(learner, views)} == {"stage3"}
 
 
@@ -168,7 +169,7 @@ def test_every_rule_can_be_diagnosed_and_the_original_stays(name: str, views: Te
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_can_be_diagnosed(model: str) -> None:
     values, images = checked(composed("learner=dtp", f"model={model}")[0]), ImageSpec(3, 35, 33, True)
-    learner = build(values["learner"], model=build(values["model"], images=images), loss=build(values["loss"]))
+    learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     found = diagnose(learner, torch.rand(2, 3, 3, 35, 33))
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
     assert all(0.01 < value < 100 for name, value in found.items() if name.startswith("jacobian_norm"))
@@ -243,7 +244,7 @@ def test_macs_of_the_thesis_network(name: str, expected: int) -> None:
     g = 3 * f // 4
     by_hand = {"bp": 3 * total - 884_736, "dtp": 2 * total + f5 + 2 * g + 3 * f + 2 * g}
     values, images = checked(composed(f"learner={name}")[0]), ImageSpec(3, 32, 32, True)
-    learner = build(values["learner"], model=build(values["model"], images=images), loss=build(values["loss"]))
+    learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     assert macs_per_image(learner, images, views=2) == expected == by_hand[name]
 
 
@@ -256,7 +257,8 @@ def test_two_images_are_enough_to_count(loss: str) -> None:
 
 
 def test_time_for_diagnostics_is_not_training_time() -> None:
-    cost, look = Cost(), SimpleNamespace(overhead_seconds=3.0)
+    cost, look = Cost(), DataCallback()
+    look.overhead_seconds = 3.0
     trainer = SimpleNamespace(callbacks=[cost, look], is_last_batch=True, world_size=1)
     cost.on_train_batch_start(trainer, None, None, 0)
     time.sleep(0.05)

@@ -15,11 +15,11 @@ from runs import TINY, during, stored
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks import Nonfinite
-from dtp_lightning.cli.sweep import ended, failures
 from dtp_lightning.errors import DivergedError
 from dtp_lightning.learners import Learner
 from dtp_lightning.module import PretrainModule
-from dtp_lightning.report.__main__ import read_runs
+from dtp_lightning.runs.reader import read_runs
+from dtp_lightning.runs.status import ended, failures
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_pictures")]
 COMMAND = (*TINY, "model.channels=[4,6,8]")

@@ -18,7 +18,8 @@ from PIL import Image
 
 from dtp_lightning import pipeline
 from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.report.__main__ import read_runs, table
+from dtp_lightning.report.text import table
+from dtp_lightning.runs.reader import read_runs
 
 SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "logger=none")
 

@@ -9,11 +9,13 @@ import torch
 from conftest import TINY, composed, options
 from torch import nn
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation import (
     Distances,
+    Evaluation,
     FeatureSplit,
     FewLabels,
     FrozenEncoder,
@@ -151,8 +153,8 @@ def test_every_evaluation_runs_on_a_real_encoder(name: str, noise_data: ImageDat
     if name == "transfer_thesis":
         transfer = ["+dataset@evaluation.transfer.to.mnist5k=mnist5k", "evaluation.transfer.probe.epochs=2"]
     values = checked(composed(f"evaluation={name}", *transfer)[0])
-    (node,) = values["evaluation"].values()
-    evaluate = build(node, augment=build(values["augment"], images=noise_data.spec))
+    (node,) = values.evaluation.values()
+    evaluate = build(node, augment=build(values.augment, images=noise_data.spec))
     result = evaluate(FrozenEncoder(freeze(conv_net(TINY, channels=[4, 6])), noise_data))
     accuracies = [value for key, value in result.metrics.items() if key.endswith("_acc")]
     assert accuracies or result.histograms
@@ -182,7 +184,7 @@ def test_distances_at_chance_and_collapsed() -> None:
 
 
 def test_distances_see_the_same_views_whatever_came_before(noise_data: ImageData) -> None:
-    augment = build(checked(composed()[0])["augment"], images=noise_data.spec)
+    augment = build(checked(composed()[0]).augment, images=noise_data.spec)
     network = freeze(conv_net(TINY, channels=[4, 6]))
     results = []
     for seed in (1, 2):
@@ -213,12 +215,13 @@ def test_transfer_brings_other_images_to_the_encoder(noise_data: ImageData) -> N
     other = ImageData(grey, grey, grey, tuple("abc"), mirror_safe=False)
     seen = {}
 
-    def probe(encoder: FrozenEncoder) -> Result:
-        seen["shape"] = encoder.data.train.images[:].shape
-        return Result({"test_acc": 0.25, "features": float(encoder.test.x.shape[1])})
+    class Probe(Evaluation):
+        def __call__(self, encoder: FrozenEncoder) -> Result:
+            seen["shape"] = encoder.data.train.images[:].shape
+            return Result({"test_acc": 0.25, "features": float(encoder.test.x.shape[1])})
 
-    metrics = Transfer(probe, {"grey": other})(FrozenEncoder(network, noise_data)).metrics
+    metrics = Transfer(Probe(), {"grey": other})(FrozenEncoder(network, noise_data)).metrics
     assert seen["shape"] == (9, 3, 16, 16)
     assert metrics == {"grey/test_acc": 0.25, "grey/features": 6 * 4 * 4}
     with pytest.raises(ConfigError, match="to which data set"):
-        Transfer(probe, {})
+        Transfer(Probe(), {})

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import dtp_lightning
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.data import mnist5k
+from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import digest
 from dtp_lightning.export.writer import export
@@ -58,7 +59,7 @@ def of_the_run(folder: Path, name: str = "last") -> tuple[Checkpoint, torch.nn.M
     """The whole network of a checkpoint, as evaluate.py builds it."""
     stored = Checkpoint.read(folder / "checkpoints" / f"{name}.ckpt")
     supervised = len(stored.classes) if stored.names["loss"] == "cross_entropy" else None
-    network = build(stored.node("model"), images=stored.images, classes=supervised)
+    network = build(stored.node("model"), images=ImageSpec.of(stored.images), classes=supervised)
     stored.load_into(network)
     return stored, freeze(network)
 
@@ -197,7 +198,7 @@ def test_other_weights_are_refused(copied: Path) -> None:
     change(copied, "sha256", to=digest(file))
     refused(copied, "is no safetensors file")
     file.unlink()
-    refused(copied, "no such file; python -m dtp_lightning.export.writer RUN writes")
+    refused(copied, "no such file; dtp export RUN writes")
 
 
 def test_a_broken_card_is_refused(copied: Path) -> None:
@@ -224,7 +225,7 @@ def test_images_that_do_not_fit_are_refused(images: torch.Tensor, expected: str,
 def test_the_command(finished: Path, tmp_path: Path) -> None:
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "dtp_lightning.export.writer", *words], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "dtp_lightning", "export", *words], cwd=ROOT, capture_output=True, text=True
         )
 
     done = command(str(finished), "--to", str(tmp_path / "my encoder.safetensors"))

@@ -10,7 +10,7 @@ from conftest import composed, options
 from conftest import learner_of as fresh_learner
 from torch import Tensor, nn
 
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.config.schema import checked
 from dtp_lightning.learners import Learner
 
 LEARNERS = options("learner")
@@ -188,7 +188,7 @@ def test_bp_is_autograd(views: Tensor) -> None:
 
 
 def test_dtp_and_dtp_thesis_differ_in_configuration_only() -> None:
-    corrected, thesis = (checked(composed(f"learner={n}")[0])["learner"] for n in ("dtp", "dtp_thesis"))
+    corrected, thesis = (checked(composed(f"learner={n}")[0]).learner for n in ("dtp", "dtp_thesis"))
     assert corrected["_target_"] == thesis["_target_"]
 
 
@@ -215,3 +215,19 @@ def test_feedback_training_lowers_reconstruction_of_clean_activations(views: Ten
     learner = learner_of("learner=dtp", "learner.feedback.noise_std=0.0", "learner.feedback.optimizer.lr=0.01")
     losses = [learner.step(views, update=lambda: None)["reconstruction_loss/stage3"].item() for _ in range(80)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_kind_of_step_is_taken_once(views: Tensor) -> None:
+    """Layer-wise rules train one stage a batch: so many kinds of steps, on the same weights, none of them lasting."""
+    for name in ("gll", "rll"):
+        learner = learner_of(f"learner={name}")
+        variants = learner.step_variants()
+        trained = []
+        for variant in variants:
+            variant.step(views)
+            assert variant.model is learner.model
+            trained.append([i for i, g in enumerate(forward_gradients(learner)) if g.any()])
+        assert trained == [[0], [1], [2]] and learner.epoch == 0
+    for name in ("bp", "dtp"):
+        learner = learner_of(f"learner={name}")
+        assert learner.step_variants() == [learner]

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import composed, options
+from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, l1
+from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, as_objective, l1
 
 LOSSES = [name for name in options("loss") if name not in ("cross_entropy", "multiclass_hinge")]
 FORMS = [
@@ -20,7 +22,7 @@ FORMS = [
 
 
 def loss_of(name: str) -> nn.Module:
-    return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0])["loss"]).double()
+    return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0]).loss).double()
 
 
 def embeddings(batch: int, scale: float = 0.1, dim: int = 6) -> tuple[Tensor, Tensor]:
@@ -121,11 +123,11 @@ def test_blocks_do_not_change_the_result(loss: nn.Module, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("loss", [ContrastiveHinge(), ContrastiveHinge(pairs="cross"), L1Margin(2.0)])
-def test_pairs_may_be_met_one_by_one(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_pairs_may_be_gathered_one_by_one(loss: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     z0, z1 = embeddings(9, 0.6)
     found = []
-    for few in (0, 10**6):  # always, never
-        monkeypatch.setattr(l1, "FEW", few)
+    for sparsity in (0, 10**6):  # always, never
+        monkeypatch.setattr(l1, "SPARSITY", sparsity)
         found.append(loss.value_and_error(z0.detach(), z1.detach()))
     assert found[0][1].abs().sum() > 0
     for a, b in zip(*found, strict=True):
@@ -190,3 +192,14 @@ def test_multiclass_hinge_teaches_each_unit_by_itself_and_its_label() -> None:
 def test_few_negatives_need_the_papers_form() -> None:
     with pytest.raises(ValueError, match="pairs=cross reduction=sum"):
         ContrastiveHinge(diagonals=5)
+
+
+def test_a_librarys_loss_gets_its_declarations() -> None:
+    contrastive, supervised = as_objective(NTXentLoss()), as_objective(nn.CrossEntropyLoss())
+    assert (contrastive.supervised, contrastive.smallest_batch) == (False, 2)
+    assert (supervised.supervised, supervised.smallest_batch) == (True, 1)
+    assert not contrastive.state_dict(), "checkpoints hold what they held without the adapter"
+    z0, z1 = embeddings(5)
+    torch.testing.assert_close(contrastive(z0, z1), NTXentLoss()(z0, z1))
+    ours = ContrastiveHinge()
+    assert as_objective(ours) is ours

@@ -8,10 +8,11 @@ from conftest import TINY, composed, options
 from torch import nn
 from torch.nn import functional as F
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models import ConvFeedback, conv_net, conv_stage, features_of
+from dtp_lightning.models import ConvFeedback, FeedbackMap, Stage, conv_net, conv_stage, features_of
 from dtp_lightning.models.convolution import FEW_PIXELS, Conv, TransposedConv, weight_gradient
 from dtp_lightning.models.feedback_maps import unpool
 
@@ -80,7 +81,7 @@ def test_thesis_network_has_the_published_size() -> None:
 @pytest.mark.parametrize("name", options("model"))
 @pytest.mark.parametrize("images", [ImageSpec(1, 32, 32, False), ImageSpec(3, 33, 47, True)], ids=str)
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
-    network = build(checked(composed(f"model={name}")[0])["model"], images=images)
+    network = build(checked(composed(f"model={name}")[0]).model, images=images)
     batch = torch.rand(3, images.channels, images.height, images.width)
     assert network(batch).shape == (3, 64)
     assert network.features(batch).ndim == 2
@@ -198,3 +199,13 @@ def test_noise_that_images_share_costs_one_convolution(options: dict) -> None:
     assert (beside.pool_indices is None) == (exact.pool_indices is None)
     if exact.pool_indices is not None:
         assert torch.equal(beside.pool_indices, exact.pool_indices)
+
+
+def test_a_feedback_map_has_a_derivative_without_writing_one() -> None:
+    class Cubed(FeedbackMap):
+        def forward(self, u: torch.Tensor, size: tuple[int, int], pool_indices: torch.Tensor | None = None):
+            return u**3
+
+    u, v = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    stage = Stage(nn.Identity(), Cubed())
+    torch.testing.assert_close(stage.feedback_jvp(u, v, u), 3 * u**2 * v)

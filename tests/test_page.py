@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from dtp_lightning.cli.sweep import failures
-from dtp_lightning.report.__main__ import read_runs
-from dtp_lightning.report.cells import cells_of, differing, labels_of, unexpected
+from dtp_lightning.report.cells import cells_of, differences_within, differing, labels_of, random_cells
 from dtp_lightning.report.page import write_page
 from dtp_lightning.report.page_figures import total_macs
-from dtp_lightning.report.page_tables import pairs, spread
-from dtp_lightning.report.statistics import Paired
+from dtp_lightning.report.statistics import Interval, Paired
+from dtp_lightning.report.tables import extremes_table, pairs
+from dtp_lightning.report.text import table
+from dtp_lightning.runs.reader import read_runs, save_runs
+from dtp_lightning.runs.status import failures
 from dtp_lightning.runs.summary import write_summary
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -42,10 +43,10 @@ def write_run(folder: Path, learner: str, seed: int, accuracy: float, *overrides
     }
     (folder / "plots").mkdir()
     (folder / "plots" / "views.png").write_bytes(b"")
-    columns = "epoch,step,val/loss,val/knn_acc,diagnostics/angle/stage1/weight,val/distances/l1/positive_mean"
-    (folder / "metrics.csv").write_text(
-        f"{columns},val/distances/l1/negative_mean\n0,4,1,{accuracy - 0.2},40,1,3\n1,9,1,{accuracy - 0.1},30,1,4\n"
-    )
+    angles = [f"diagnostics/angle/stage{i}/weight" for i in (1, 2)]
+    distances = [f"val/distances/l1/{kind}_mean" for kind in ("positive", "negative")]
+    header = ",".join(["epoch", "step", "val/loss", "val/knn_acc", *angles, *distances])
+    (folder / "metrics.csv").write_text(f"{header}\n0,4,1,{accuracy - 0.2},40,0,1,3\n1,9,1,{accuracy - 0.1},30,0,1,4\n")
     write_summary(summary, folder / "summary.json")
 
 
@@ -59,6 +60,10 @@ def sweep(tmp_path: Path) -> Path:
     (failed / "config.yaml").write_text("seed: 0\n")
     (failed / "error.txt").write_text("loss is not finite at step 3\n")
     return tmp_path / "runs"
+
+
+def differences_in(folder: Path) -> dict[str, dict[str, list[str]]]:
+    return differences_within(cells_of(read_runs([folder])))
 
 
 def page_of(sweep: Path) -> tuple[Path, str]:
@@ -130,7 +135,7 @@ def test_page_says_what_the_runs_say(sweep: Path) -> None:
 
 def test_worst_median_and_best(sweep: Path) -> None:
     cells = cells_of(read_runs([sweep]))
-    table = spread(cells, ["knn"], "test")
+    table = extremes_table(cells, ["knn"], "test")
     for cell, row in zip(cells, table.rows, strict=True):
         values = sorted(cell.values("knn/test_acc", 100).values())
         assert [entry.text for entry in row[1:]] == ["knn", "3", *(f"{v:.1f}" for v in values)]
@@ -138,6 +143,32 @@ def test_worst_median_and_best(sweep: Path) -> None:
     assert "Worst, median and best seed" in text
     (row, *_) = csv.DictReader(path.with_suffix(".csv").open())
     assert float(row["knn/test_acc min"]) < float(row["knn/test_acc median"]) < float(row["knn/test_acc max"])
+
+
+def test_terminal_and_page_say_the_same(sweep: Path) -> None:
+    """Mean, 95 % interval and n of every cell and of the random encoder, which counts once for each seed."""
+    path, text = page_of(sweep)
+    runs = read_runs([sweep])
+    expected = [(name, Interval.of([100 * ACCURACY[name, seed] for seed in range(3)])) for name in ("bp", "dtp")]
+    expected.append(("random encoder", Interval.of([50.0, 51.0, 52.0])))
+    lines = table(runs, "test").splitlines()[2:]
+    assert path.with_suffix(".md").read_text().splitlines()[2:] == lines
+    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+    for (name, interval), line, row in zip(expected, lines, rows, strict=True):
+        interval_text = f"[{interval.low:.1f}, {interval.high:.1f}]"
+        assert f"| {name} |" in line and f"| 3 | {interval.mean:.1f} {interval_text} |" in line
+        assert f">{interval.mean:.1f} <small>{interval_text}</small></td>" in text
+        stored = [100 * float(row[f"knn/test_acc {ending}"]) for ending in ("mean", "low95", "high95")]
+        assert stored == pytest.approx([interval.mean, interval.low, interval.high]) and row["n"] == "3"
+
+
+def test_untrained_encoders_of_other_models_are_not_averaged(tmp_path: Path) -> None:
+    """A setting of the model gives the untrained encoder another accuracy; one of the learner does not."""
+    words = ("model.channels=[4]", "model.channels=[8]", "learner.x=1", "learner.x=2")
+    for number, word in enumerate(words):
+        write_run(tmp_path / str(number), "bp", 0, 0.9, word)
+    names = [cell.names["settings"] for cell in random_cells(read_runs([tmp_path]))]
+    assert names == ["model.channels=[4]", "model.channels=[8]", ""]
 
 
 def test_files_beside_the_page(sweep: Path) -> None:
@@ -152,6 +183,17 @@ def test_files_beside_the_page(sweep: Path) -> None:
     found = {file.name for file in (path.parent / "page_figures").iterdir()}
     assert found == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert total_macs(sweep / "learner=bp,seed=0", 2e6) == 2e6 * 2 * 10 * 10, "views, steps, images"
+
+
+def test_page_of_saved_runs(sweep: Path, tmp_path: Path) -> None:
+    """It has the folders' numbers, and links to the file."""
+    save_runs(read_runs([sweep]), tmp_path / "saved.csv")
+    page_of(sweep)
+    write_page(read_runs([tmp_path / "saved.csv"]), tmp_path / "saved.html", "saved")
+    assert (tmp_path / "saved.md").read_text() == (tmp_path / "out" / "page.md").read_text()
+    tags = Tags()
+    tags.feed((tmp_path / "saved.html").read_text())
+    assert "saved.csv" in tags.links
 
 
 def test_page_of_bare_runs(tmp_path: Path) -> None:
@@ -177,7 +219,7 @@ def test_an_evaluation_adds_to_its_training(tmp_path: Path) -> None:
     (cell,) = cells_of(read_runs([tmp_path]))
     assert cell.folders[0][0] == tmp_path / "run"
     assert cell.values("linear/test_acc") == {0: 0.8} and cell.values("knn/test_acc") == {0: 0.9}
-    assert not unexpected(read_runs([tmp_path]))
+    assert not differences_in(tmp_path)
 
 
 def test_many_learners_are_compared_with_backprop(tmp_path: Path) -> None:
@@ -200,7 +242,7 @@ def test_runs_that_differ_are_refused(tmp_path: Path) -> None:
     )
     write_run(tmp_path / "runs" / "0", "bp", 0, 0.9, config=shared.format(0) + "loss: {margin: 1}\n")
     write_run(tmp_path / "runs" / "1", "bp", 1, 0.8, config=shared.format(1) + "loss: {margin: 1}\n")
-    assert not unexpected(read_runs([tmp_path]))
+    assert not differences_in(tmp_path)
     write_run(tmp_path / "runs" / "2", "bp", 2, 0.7, config=shared.format(2) + "loss: {margin: 3}\n")
     command = [sys.executable, "-m", "dtp_lightning.report", str(tmp_path / "runs"), "--html", str(tmp_path / "x.html")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -215,9 +257,9 @@ def test_a_parameter_that_came_since_is_no_difference(tmp_path: Path) -> None:
     """If the newer run has it at its default."""
     target = "_target_: dtp_lightning.losses.ContrastiveHinge"
     for seed, given in enumerate(("", ", gradient_block: false", ", gradient_block: true")):
-        assert not unexpected(read_runs([tmp_path])), "only runs that say what the class would do anyway"
+        assert not differences_in(tmp_path), "only runs that say what the class would do anyway"
         write_run(tmp_path / str(seed), "bp", seed, 0.9, config=f"loss: {{{target}{given}}}\n")
-    (differences,) = unexpected(read_runs([tmp_path])).values()
+    (differences,) = differences_in(tmp_path).values()
     assert differences == {"loss.gradient_block": ["False", "True"]}
 
 

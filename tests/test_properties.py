@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.losses import ContrastiveHinge, CrossEntropy, L1Margin, MulticlassHinge, PositiveOnly
 from dtp_lightning.models import conv_stage
 
@@ -147,7 +148,7 @@ def test_positive_only(views: tuple[Tensor, Tensor]) -> None:
 def loss_named(name: str, dim: int) -> nn.Module:
     """A loss of conf/loss/."""
     torch.manual_seed(0)
-    return build(checked(composed(f"model.embedding_dim={dim}", f"loss={name}")[0])["loss"])
+    return build(checked(composed(f"model.embedding_dim={dim}", f"loss={name}")[0]).loss)
 
 
 @pytest.mark.parametrize("name", ["simclr", "dcl", "barlow_twins", "vicreg", "clapp"])

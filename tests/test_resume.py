@@ -125,10 +125,12 @@ def test_going_on_from_another_folder(run_pipeline: Callable[..., dict], tmp_pat
 
 
 def test_a_folder_has_one_process(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    from dtp_lightning.runs.folder import claimed
+    from dtp_lightning.runs.lock import is_locked, locked
 
-    with claimed(tmp_path, {"seed": 0}), pytest.raises(ConfigError, match="another process is at work"):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process is at work"):
+        assert is_locked(tmp_path)
         run_pipeline(*TINY)
+    assert not is_locked(tmp_path) and not list(tmp_path.iterdir()), "no lock file is left"
 
 
 def test_checkpoints_hold_plain_values_alone(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from conftest import TINY, composed, learner_of, options, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks.measures import angle
-from dtp_lightning.config.instantiate import build, checked
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import (
     AutoencoderFeedback,
@@ -31,7 +32,7 @@ from dtp_lightning.learners import (
 from dtp_lightning.learners.reconstruction import LocalDifference
 from dtp_lightning.learners.target_propagation import difference_error, linearised_error
 from dtp_lightning.losses import ContrastiveHinge
-from dtp_lightning.models import Network, Stage, conv_net
+from dtp_lightning.models import FeedbackMap, Network, Stage, conv_net
 
 LEARNERS = options("learner")
 TINY32 = dataclasses.replace(TINY, height=32, width=32)
@@ -39,7 +40,7 @@ TINY32 = dataclasses.replace(TINY, height=32, width=32)
 
 def small(model: str) -> Network:
     """A model of conf/model with few channels."""
-    values = checked(composed(f"model={model}")[0])["model"]
+    values = checked(composed(f"model={model}")[0]).model
     return build({**values, "channels": [max(2, c // 64) for c in values["channels"]]}, images=TINY32)
 
 
@@ -48,7 +49,7 @@ def small(model: str) -> Network:
 def test_every_rule_on_every_model(name: str, model: str) -> None:
     values = checked(composed(f"learner={name}")[0])
     torch.manual_seed(0)
-    learner = build(values["learner"], model=small(model), loss=ContrastiveHinge())
+    learner = build(values.learner, model=small(model), loss=ContrastiveHinge())
     metrics = learner.step(torch.rand(2, 3, 3, 32, 32))
     assert all(torch.isfinite(value) for value in metrics.values())
 
@@ -106,11 +107,11 @@ class FlatLinear(nn.Linear):
         return super().forward(x.flatten(1))[:, None, None, :]
 
 
-class FlatFeedback(nn.Linear):
+class FlatFeedback(FeedbackMap, nn.Linear):
     """A linear g between such shapes."""
 
     def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return super().forward(u.flatten(1)).unflatten(1, (1, *size))
+        return nn.Linear.forward(self, u.flatten(1)).unflatten(1, (1, *size))
 
 
 def linear_network(*sizes: int, embedding: int = 4) -> Network:

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from dtp_lightning.cli import search as module
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import ConfigError, RunError
 
 optuna = pytest.importorskip("optuna", reason="pip install 'dtp-lightning[search]' to run this")
 SPEC = {"metric": "knn/val_acc", "parameters": {"x": {"low": 0.0, "high": 1.0}, "k": {"choices": [1, 2]}}}
@@ -62,12 +62,25 @@ def test_only_validation_may_be_optimised(tmp_path: Path) -> None:
         module.suggest(None, {"x": {"low": 1}})
 
 
+def test_what_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*args: object) -> float:
+        raise RuntimeError("no such data")
+
+    monkeypatch.setattr(module, "run_trial", fail)
+    with pytest.raises(RunError, match="too many trials failed; the last one: no such data"):
+        module.search(SPEC, tmp_path / "study", 1, [])
+
+
+def test_a_search_is_found_by_name_or_file(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.touch()
+    assert module.spec_file(str(own)) == own and module.spec_file("dtp") == ROOT / "sweeps" / "search" / "dtp.yaml"
+
+
 def test_one_real_trial(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dtp_lightning.cli.search", str(ROOT / "sweeps" / "search" / "bp.yaml"), "--trials", "1",
-         "--folder", str(tmp_path / "study"), "trainer.max_epochs=1", "trainer.limit_train_batches=2",
-         "evaluation.few_labels.draws=1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    words = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "evaluation.few_labels.draws=1"]
+    command = [sys.executable, "-m", "dtp_lightning", "search", "bp", "--trials", "1", "--folder", "a study", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "trial 0: few_labels/10/val_acc = 0." in done.stdout and "python train.py learner=bp" in done.stdout
+    assert (tmp_path / "a study" / "trials" / "0" / "summary.json").exists()
+    assert "trial 0: few_labels/10/val_acc = 0." in done.stdout and "dtp train learner=bp" in done.stdout

@@ -16,7 +16,7 @@ from conftest import CONF, ROOT, composed, options
 from test_evaluate import evaluate
 from wrong_inputs import Evil, Wrong, attempt
 
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import DataError, SecretError
 from dtp_lightning.runs.checkpoint import Checkpoint
 from dtp_lightning.runs.safe_loading import SHIPPED, load, trusted
@@ -83,7 +83,7 @@ def test_a_malicious_pickle_is_refused(how: str, tmp_path: Path) -> None:
 def test_what_is_shipped_is_trusted(group: str, tmp_path: Path) -> None:
     for option in options(group):
         if (CONF / group / f"{option}.yaml").exists():
-            trusted(checked(composed(f"{group}={option}")[0])[group], tmp_path)
+            trusted(getattr(checked(composed(f"{group}={option}")[0]), group), tmp_path)
 
 
 STRANGERS = [
@@ -95,6 +95,10 @@ STRANGERS = [
     {"_target_": "dtp_lightning.data.image_folder.ThreadPoolExecutor"},  # imported there, not defined there
     {"_target_": "dtp_lightning.cli.entry.run"},
     {"_target_": ["os.system"]},
+    {"_target_": ["dtp_lightning.models.conv_net"]},
+    {"_target_": {"x": "dtp_lightning.models.conv_net"}},
+    {"_target_": {}},
+    {"a": {"_target_": "os.system"}, "a._target_": "dtp_lightning.models.conv_net"},  # two of one dotted key
 ]
 
 

@@ -29,8 +29,16 @@ def test_permutation_p_is_exact() -> None:
     assert six.p == six.smallest_p == 2 / 64
     mixed = Paired.of({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0})
     assert mixed.p == 1.0
+    ten = Paired.of({i: 1.0 + 0.1 * i for i in range(10)}, dict.fromkeys(range(10), 0.0))
+    assert ten.p == ten.smallest_p == 2 / 2**10
     many = Paired.of({i: 1.0 + 0.1 * i for i in range(20)}, dict.fromkeys(range(20), 0.0))
-    assert many.p < 0.001
+    assert many.smallest_p <= many.p < 0.001
+
+
+def test_permutation_p_by_counting() -> None:
+    """Of the 8 sums of +-1, +-2, +-4 all but the four of |s| = 1 or 3 reach |-1 + 2 + 4| = 5."""
+    paired = Paired.of({0: -1.0, 1: 2.0, 2: 4.0}, dict.fromkeys(range(3), 0.0))
+    assert paired is not None and paired.p == 4 / 8
 
 
 def test_the_sentence_says_what_seeds_allow() -> None:

@@ -17,16 +17,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from runs import figures
 
-from dtp_lightning.cli.sweep import SweepProgress, clock, failures, jobs_of
-from dtp_lightning.config.instantiate import checked
+from dtp_lightning.cli.sweep import SweepProgress, clock, jobs_of
+from dtp_lightning.config.keys import WHERE_DATA_LIES
+from dtp_lightning.config.schema import checked
+from dtp_lightning.runs.status import failures
 
 SWEEPS = sorted(p.stem for p in (ROOT / "sweeps").glob("*.yaml"))
 ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    sweep = ["--config-dir", str(ROOT / "sweeps"), "--config-name", "smoke", f"hydra.sweep.dir={folder}"]
-    return [sys.executable, str(ROOT / "train.py"), *sweep, *overrides]
+    return [sys.executable, "-m", "dtp_lightning", "sweep", "smoke", f"hydra.sweep.dir={folder}", *overrides]
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
@@ -46,7 +47,8 @@ def test_every_sweep_is_valid(name: str) -> None:
     choices = {key: str(value).split(",")[0] for key, value in hydra.sweeper.params.items()}
     checked(composed(*(f"{key}={value}" for key, value in choices.items()))[0])
     assert str(hydra.sweep.dir) == f"multirun/{name}"
-    assert "dataset.root" in hydra.job.config.override_dirname.exclude_keys, "a path would make folders within folders"
+    left_out = hydra.job.config.override_dirname.exclude_keys
+    assert tuple(left_out) == WHERE_DATA_LIES, "a path would make folders within folders"
 
 
 def test_one_job_fails_and_the_others_stand(tmp_path: Path) -> None:
@@ -119,19 +121,21 @@ def test_clock() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "wandb").glob("*.yaml")), ids=lambda p: p.stem)
 def test_what_a_wandb_agent_would_call(path: Path) -> None:
-    """The agent's command line, built offline as the agent does, is one that train.py takes."""
+    """The agent's command line, built offline as the agent does, is one that dtp train takes."""
     sweep = yaml.safe_load(path.read_text())
     chosen = {}
     for name, parameter in sweep["parameters"].items():
         ends = parameter.get("values") or [parameter.get("value", parameter.get("min"))]
         chosen[name] = ends[0]
-    words = []
+    words: list[str] = []
     for part in sweep["command"]:
         if part == "${args_no_hyphens}":
             words += [f"{name}={value}" for name, value in chosen.items()]
         elif part != "${env}":
-            words.append({"${interpreter}": sys.executable, "${program}": str(ROOT / sweep["program"])}[part])
-    done = subprocess.run([*words, "--cfg", "job"], capture_output=True, text=True, timeout=60)
+            words.append(sweep["program"] if part == "${program}" else part)
+    assert words[:2] == ["dtp", "train"]
+    command = [sys.executable, "-m", "dtp_lightning", *words[1:], "--cfg", "job"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     checked(composed(*words[2:])[0])
     evaluation, metric = sweep["metric"]["name"].split("/")[0], sweep["metric"]["name"].split("/")[-1]

@@ -1,6 +1,7 @@
 """Diagnostics and cost. To add one: a file here, an entry in conf/callbacks/."""
 
 from dtp_lightning.callbacks.alignment import Alignment
+from dtp_lightning.callbacks.base import DataCallback
 from dtp_lightning.callbacks.collapse import Collapse
 from dtp_lightning.callbacks.cost import Cost
 from dtp_lightning.callbacks.last_checkpoint import LastCheckpoint
@@ -14,6 +15,7 @@ __all__ = [
     "Alignment",
     "Collapse",
     "Cost",
+    "DataCallback",
     "LastCheckpoint",
     "Nonfinite",
     "OnlineDistances",

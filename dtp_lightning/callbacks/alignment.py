@@ -12,6 +12,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from dtp_lightning.callbacks.base import DataCallback
 from dtp_lightning.callbacks.measures import (
     dead_units,
     effective_rank,
@@ -28,7 +29,7 @@ from dtp_lightning.runtime import collectives
 SEED = 2_007  # of the views, the probes and the copy's noise: the same at every look, whatever the run's seed
 
 
-class Alignment(pl.Callback):
+class Alignment(DataCallback):
     """Logs ``diagnostics/...`` every n batches, before the first and after the last, on one fixed augmented batch.
 
     Everything is measured on a copy of the learner and with randomness of its own: the training does not notice.
@@ -40,16 +41,13 @@ class Alignment(pl.Callback):
         augment: the run's own views.
         every_n_steps: n, in batches; a look costs about as much as five batches of 100 images.
         images: at most so many, evenly spaced.
-
-    Attributes:
-        overhead_seconds: time spent here, which :class:`Cost` does not charge to the training.
     """
 
     def __init__(
         self, data: ImageData, augment: nn.Module, every_n_steps: PositiveInt = 50, images: PositiveInt = 200
     ) -> None:
         self.every_n_steps = every_n_steps
-        some = data.val.thinned(images)
+        some = data.val.subset(images)
         with torch.random.fork_rng([]):
             torch.manual_seed(SEED)
             self.views: Tensor = augment(some.images)  # drawn on the CPU, so that no device changes them
@@ -120,7 +118,7 @@ def diagnose(learner: Learner, views: Tensor, labels: Tensor | None = None) -> d
     for i, trace in enumerate(traces, 1):
         found[f"dead_units/stage{i}"] = dead_units(trace.h)
         probe = torch.randn(trace.h.shape, generator=generator).to(trace.h.device)
-        if trace.stage.feedback_map is not None and getattr(learner, "uses_feedback_maps", True):
+        if trace.stage.feedback_map is not None and learner.uses_feedback_maps:
             cosine, ratio = jacobian_alignment(trace, probe)
             found[f"jacobian_cosine/stage{i}"] = cosine
             found[f"jacobian_norm_ratio/stage{i}"] = ratio

@@ -12,14 +12,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from dtp_lightning.callbacks.base import DataCallback
+
 
 class Cost(pl.Callback):
     """Measures the fit.
 
     Attributes:
         fit_seconds: wall time of the whole fit, validation and checkpoints included.
-        training_seconds: the part spent in training batches and between them, without that of callbacks that say
-            how much of it was theirs (``overhead_seconds``).
+        training_seconds: the part spent in training batches and between them, without the ``overhead_seconds`` of
+            diagnostic callbacks.
         images: training images seen (each of them twice, as two views), by all processes together.
         steps: batches.
     """
@@ -104,7 +106,7 @@ class Cost(pl.Callback):
 def _overhead(trainer: pl.Trainer) -> float:
     """Seconds that the other callbacks took out of training so far."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return sum(getattr(callback, "overhead_seconds", 0.0) for callback in callbacks)
+    return sum(callback.overhead_seconds for callback in callbacks if isinstance(callback, DataCallback))
 
 
 def reset_peak_memory() -> None:

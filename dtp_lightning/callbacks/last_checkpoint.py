@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from dtp_lightning.runs.checkpoint_io import LAST
-from dtp_lightning.runtime.signals import Deferred, Interrupted
+from dtp_lightning.runtime.signals import Interrupted, guard
 
 
 class LastCheckpoint(Checkpoint):
@@ -28,19 +28,18 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every_n_steps: int | None = None) -> None:
         self.path = folder / "checkpoints" / LAST
         self.every_n_steps = every_n_steps
-        self.signals = Deferred()
         self._leaving = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Signals are ours from here on (Lightning has set its own handlers just now)."""
-        self.signals.start()
+        guard.defer()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Within an epoch: after n batches, or now if we have to go. An epoch's last batch is saved at its end."""
         due = self.every_n_steps is not None and (batch_idx + 1) % self.every_n_steps == 0
-        if (due or self.signals.received) and not trainer.is_last_batch and trainer.world_size == 1:
+        if (due or guard.received) and not trainer.is_last_batch and trainer.world_size == 1:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -51,12 +50,12 @@ class LastCheckpoint(Checkpoint):
 
     def _agree(self, trainer: pl.Trainer) -> None:
         """Leave together, whichever process the signal came to."""
-        mine = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
+        mine = torch.tensor(guard.received or 0, device=trainer.strategy.root_device)
         if highest := int(trainer.strategy.reduce(mine, reduce_op="max")):
-            self.signals.received = highest
+            guard.received = highest
 
     def _save(self, trainer: pl.Trainer) -> None:
-        leaving = self.signals.received is not None
+        leaving = guard.received is not None
         trainer.save_checkpoint(self.path, weights_only=False)
         self._leaving = leaving
 
@@ -71,14 +70,16 @@ class LastCheckpoint(Checkpoint):
         self._leave()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluation can be stopped anywhere: the training is saved."""
-        self.signals.stop()
-        self._leave()
+        """Training is saved: now, and from here on, a signal need not wait."""
+        received = guard.received
+        guard.release()
+        if received is not None:
+            raise Interrupted(received)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Nobody waits for a batch's end any more."""
-        self.signals.stop()
+        guard.release()
 
     def _leave(self) -> None:
-        if self._leaving and self.signals.received is not None:
-            raise Interrupted(self.signals.received)
+        if self._leaving and guard.received is not None:
+            raise Interrupted(guard.received)

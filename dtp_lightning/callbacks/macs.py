@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     """MACs of one whole learning step for one view of one image: forward, targets, feedback, gradients, head.
 
     Counted on a copy, at its first step past a first phase of feedback alone, with two images; a rule whose feedback
-    learns on every few batches only is counted by that first one, a layer-wise one by the mean over its stages' turns.
+    learns on every few batches only is counted by that first one, a layer-wise one by the mean over its stages.
     Products between the images of a batch are counted at two images.
 
     Args:
@@ -62,8 +63,6 @@ def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
     with torch.random.fork_rng([]):
         batch = torch.rand(views, 2, images.channels, images.height, images.width)
         labels = torch.zeros(2, dtype=torch.long)
-        total = 0
-        for turn in range(used.turns):
-            used.turn = turn if used.turns > 1 else None
-            total += count_macs(lambda: used.step(batch, labels, measure=False))
-    return total / used.turns / (views * 2)
+        variants = used.step_variants()
+        total = sum(count_macs(partial(variant.step, batch, labels, measure=False)) for variant in variants)
+    return total / len(variants) / (views * 2)

@@ -8,13 +8,14 @@ import pytorch_lightning as pl
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import nn
 
+from dtp_lightning.callbacks.base import DataCallback
 from dtp_lightning.callbacks.schedule import due
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.distances import Distances
 from dtp_lightning.learners import Learner
 
 
-class OnlineDistances(pl.Callback):
+class OnlineDistances(DataCallback):
     """Logs ``val/distances/...`` every k epochs and after the last, on the batch that ``Distances`` judges at the end.
 
     Args:

@@ -7,6 +7,7 @@ from typing import cast
 import pytorch_lightning as pl
 from pydantic import PositiveInt
 
+from dtp_lightning.callbacks.base import DataCallback
 from dtp_lightning.callbacks.schedule import due
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation import FeatureSplit, NearestNeighbours, accuracy
@@ -14,7 +15,7 @@ from dtp_lightning.learners import Learner
 from dtp_lightning.models import features_of
 
 
-class OnlineKNN(pl.Callback):
+class OnlineKNN(DataCallback):
     """Logs ``val/knn_acc``, in [0, 1], every k epochs and after the last. Nothing learns from the labels read here.
 
     Args:
@@ -33,8 +34,8 @@ class OnlineKNN(pl.Callback):
         val_size: PositiveInt = 2000,
     ) -> None:
         self.every_n_epochs = every_n_epochs
-        self.bank = data.train.thinned(bank_size)
-        self.val = data.val.thinned(val_size)
+        self.bank = data.train.subset(bank_size)
+        self.val = data.val.subset(val_size)
         self.neighbours = NearestNeighbours()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -13,41 +13,89 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from dtp_lightning.cli import paths
 from dtp_lightning.errors import SecretError, UserError
-from dtp_lightning.runtime import allocator, signals
+from dtp_lightning.runtime import allocator
+from dtp_lightning.runtime.signals import Interrupted, guard
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
+NAME_A_RUN = ("resume", "checkpoint")  # keys whose value may be a run
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
-def run(task: Callable[[], object], conf: Path, config_name: str) -> None:
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed, and what Hydra is given for it.
+
+    Attributes:
+        program: the words that name the command, as they would be typed again: ``("dtp", "train")``.
+        words: the rest.
+        verb: what comes between ``sys.argv[0]`` and the words when another process is to do the same.
+        hydra: words for Hydra alone, before the others.
+    """
+
+    program: Sequence[str]
+    words: Sequence[str]
+    verb: Sequence[str] = ()
+    hydra: Sequence[str] = ()
+
+
+_typed: CommandLine | None = None  # of this process; a launcher's workers have none
+
+
+def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None:
     """Run a ``hydra.main`` function; print a mistake of the user's as one line and exit with 2.
 
     Args:
         task: decorated by ``hydra.main``; its body goes through :func:`job`.
-        conf, config_name: where the configuration lies, to look up the right spelling of a wrong key.
+        config_name: of the configuration, to look up the right spelling of a wrong key.
+        line: what was typed.
     """
+    global _typed
     home = str(Path.home())  # no shell expands the ~ in key=~/folder, and Hydra's grammar has no such character
-    sys.argv[1:] = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in sys.argv[1:]]
+    words = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in line.words]
     logging.raiseExceptions = _traceback_wanted  # a log file on a full disk is not worth a traceback
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
-        _check_words(sys.argv[1:])
-        with signals.raising(), signals.insisted():
+        words = [_run_named_in(word) for word in words]
+        _check_words(words)
+        _typed = replace(line, words=words)
+        sys.argv[1:] = [*line.hydra, *words]
+        with guard:
             task()
             _close_sweep()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         _leave(stopped)
     except Exception as error:
         _close_sweep()
-        message = _explain(error, conf, config_name)
+        message = _explain(error, config_name)
         if message is None or _traceback_wanted:
             raise
-        _stop(message)
+        stop(message)
+
+
+def _run_named_in(word: str) -> str:
+    """A word that names a run: ``last`` becomes the newest one's folder, and a path is quoted as Hydra wants it."""
+    key, given, value = word.partition("=")
+    if key not in NAME_A_RUN or not given or value[:1] in ("'", '"'):
+        return word
+    if value == paths.LAST:
+        value = str(paths.last_run(paths.CHECKPOINT).resolve())
+    elif value in ("", "true", "false") or not Path(value).exists():
+        return word
+    return f"{key}={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """Text as Hydra's grammar takes any: commas, spaces and = would mean something else."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return str(QuotedString(text=text, quote=Quote.single).with_quotes())
 
 
 def _close_sweep() -> None:
@@ -66,11 +114,13 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    if _typed is not None:  # Lightning starts a run's other processes by this command line
+        sys.argv[1:] = [*_typed.verb, *_typed.words]
     allocator.keep_freed_memory()
     try:
-        with signals.insisted():
+        with guard.seam():
             return body()
-    except signals.Interrupted as stopped:
+    except Interrupted as stopped:
         if resumable:
             hydra = HydraConfig.get()
             alone = hydra.mode is RunMode.RUN
@@ -83,16 +133,23 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         message = _one_line(error) if isinstance(error, UserError) else _forbidden(error)
         if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
-        _stop(message)
+        stop(message)
 
 
-def _command(key: str, folder: str) -> str:
+def _command(key: str, folder: str) -> str | None:
     """This program's own command line, made to go on in a folder."""
-    kept = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("resume", key)]
-    return shlex.join(["python", sys.argv[0], *kept, "resume=true", f"{key}={folder}"])
+    if _typed is None:
+        return None
+    kept = [word for word in _typed.words if word.partition("=")[0] not in ("resume", key)]
+    return shlex.join([*_typed.program, *kept, "resume=true", f"{key}={_plain_or_quoted(folder)}"])
 
 
-def _leave(stopped: signals.Interrupted) -> NoReturn:
+def _plain_or_quoted(folder: str) -> str:
+    """A path, quoted only where Hydra would read something else in it."""
+    return folder if re.fullmatch(r"[\w./ +-]+", folder) else quoted(folder)
+
+
+def _leave(stopped: Interrupted) -> NoReturn:
     """What was stopped by a signal says how to go on."""
     _close_sweep()
     advice = f"; to go on: {stopped.command}" if stopped.command else ""
@@ -109,7 +166,7 @@ def tool(task: Callable[[], object]) -> None:
         message = _one_line(error) if isinstance(error, UserError) else _forbidden(error)
         if message is None or _traceback_wanted:
             raise
-        _stop(message)
+        stop(message)
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -145,12 +202,13 @@ def _one_line(error: Exception) -> str:
     return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
 
 
-def _stop(message: str) -> NoReturn:
+def stop(message: str) -> NoReturn:
+    """End the program because of a mistake of the user's."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
+def _explain(error: BaseException, config_name: str) -> str | None:
     """One line for an error that the command line caused; None for any other."""
     from hydra.errors import CompactHydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -163,9 +221,9 @@ def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
     if not isinstance(error, CompactHydraException | OmegaConfBaseException):
         return _forbidden(error) if isinstance(error, OSError) else None
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown key '{match[1]}'" + _nearest_key(match[1], conf, config_name)
+        return f"unknown key '{match[1]}'" + _nearest_key(match[1], config_name)
     if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", text):
-        return _nearest_choice(match[1], match[2], conf)
+        return _nearest_choice(match[1], match[2])
     if match := re.search(r"Multiple values for (\w+)\.", text):
         return f"{match[1]} has one value already: write {match[1]}=... without the +"
     if "override_grammar" in text:
@@ -178,14 +236,16 @@ def _explain(error: BaseException, conf: Path, config_name: str) -> str | None:
     return " ".join(line for line in lines if line and not line.startswith("full_key"))
 
 
-def _nearest_key(key: str, conf: Path, config_name: str) -> str:
+def _nearest_key(key: str, config_name: str) -> str:
     """The nearest key of the configuration with the groups that were chosen on this command line."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from dtp_lightning.config.instantiate import flat_keys, nearest
+    from dtp_lightning.config.flatten import keys_and_sections
+    from dtp_lightning.config.schema import nearest
 
+    conf = paths.conf()
     groups = [p.name for p in conf.iterdir() if p.is_dir()]
     choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups]
     GlobalHydra.instance().clear()
@@ -195,7 +255,7 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
         except Exception:  # another mistake on the same command line
             config = compose(config_name)
     values = OmegaConf.to_container(config)
-    keys = dict.fromkeys([*groups, *flat_keys(values)])  # type: ignore[arg-type]
+    keys = dict.fromkeys([*groups, *keys_and_sections(values)])  # type: ignore[arg-type]
     section = ""
     for word in key.split("."):
         if section + word not in keys:
@@ -206,10 +266,10 @@ def _nearest_key(key: str, conf: Path, config_name: str) -> str:
     return ""
 
 
-def _nearest_choice(group: str, wrong: str, conf: Path) -> str:
-    from dtp_lightning.config.instantiate import nearest
+def _nearest_choice(group: str, wrong: str) -> str:
+    from dtp_lightning.config.schema import nearest
 
-    known: Sequence[str] = [p.stem for p in (conf / group).glob("*.yaml")]
+    known: Sequence[str] = [p.stem for p in (paths.conf() / group).glob("*.yaml")]
     listed = f" (there is: {', '.join(sorted(known))})"
     hint = nearest(wrong, known)
     return f"{group}={wrong}: no such choice{hint}" + ("" if hint.startswith("; there is") else listed)

@@ -1,6 +1,6 @@
-"""Hyper-parameter search: ``python -m dtp_lightning.cli.search sweeps/search/dtp.yaml --trials 20 [overrides]``.
+"""Hyper-parameter search: ``dtp search dtp --trials 20 [overrides]``.
 
-Optuna proposes, train.py runs each trial in a process and folder of its own. The study lies in SQLite beside the
+Optuna proposes, ``dtp train`` runs each trial in a process and folder of its own. The study lies in SQLite beside the
 trials: start the same command again to go on, or several times at once to share the work. Only validation figures may
 be optimised.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dtp_lightning.errors import ConfigError, UserError
-from dtp_lightning.runs.folder import locked
-
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+from dtp_lightning.cli import entry, paths
+from dtp_lightning.errors import ConfigError, RunError
+from dtp_lightning.runs.lock import is_locked
 
 
 def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,13 +47,21 @@ def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:
-    """One run of train.py in its folder; the metric of its summary.
+    """One run of ``dtp train`` in its folder; the metric of its summary.
 
     Raises:
         RuntimeError: the run failed; its last line of error.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(TRAIN), *words, "resume=true", f"hydra.run.dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "dtp_lightning",
+        "train",
+        *words,
+        "resume=true",
+        f"hydra.run.dir={entry.quoted(str(folder))}",
+    ]
     with (folder / "output.txt").open("a") as output:
         done = subprocess.run(command, stdout=output, stderr=output)
     if done.returncode:
@@ -71,7 +79,7 @@ def give_up_the_dead(study: Any, folder: Path) -> None:
 
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         where = folder / "trials" / str(trial.user_attrs.get("folder", trial.number))
-        if not where.exists() or locked(where):
+        if not where.exists() or is_locked(where):
             continue
         with contextlib.suppress(Exception):  # another worker was faster
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -83,6 +91,7 @@ def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequen
 
     Raises:
         ConfigError: the metric is not one of validation.
+        RunError: more than half of the trials failed.
     """
     import optuna
 
@@ -108,7 +117,7 @@ def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequen
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             print(f"trial {trial.number} FAILED: {error}", flush=True)
             if len(study.get_trials(states=[optuna.trial.TrialState.FAIL])) > max(5, trials):
-                raise
+                raise RunError(f"too many trials failed; the last one: {error}") from error
             continue
         study.tell(trial, value)
         settings = " ".join(
@@ -118,27 +127,45 @@ def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequen
     return study
 
 
-def main() -> None:
-    """Search, then print the best command."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.cli.search", description=__doc__)
-    parser.add_argument("spec", type=Path, help="a file of sweeps/search/")
+def spec_file(name: str) -> Path:
+    """A file of the user's, or one of those that come with the program, by its name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    own, shipped = Path(name).expanduser(), paths.sweeps() / "search"
+    found = next((path for path in (own, shipped / f"{name}.yaml") if path.is_file()), None)
+    if found is None:
+        there = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
+        raise ConfigError(f"{name}: no such file, and no such search (there is: {there})")
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Search, then print the best command.
+
+    Raises:
+        UserError: there is no such search, or its file is wrong.
+    """
+    there = ", ".join(sorted(path.stem for path in (paths.sweeps() / "search").glob("*.yaml")))
+    parser = argparse.ArgumentParser(
+        prog="dtp search",
+        description="Hyper-parameters by Optuna, chosen on validation. The same command goes on, and shares the work.",
+        epilog="Other words, key=value, go to every trial: dtp search dtp --trials 20 dataset=cifar10",
+    )
+    parser.add_argument("spec", help=f"a YAML file, or the name of one that comes with the program: {there}")
     parser.add_argument("--trials", type=int, default=20, help="finished trials that the study shall have")
     parser.add_argument("--folder", type=Path, help="of the study; default multirun/search/<name of the file>")
-    arguments, overrides = parser.parse_known_args()
+    arguments, overrides = parser.parse_known_args(words)
+    if wrong := [word for word in overrides if word.startswith("--")]:
+        parser.error(f"{wrong[0]}: no such option")
+    file = spec_file(arguments.spec)
+    spec: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[assignment]
+    folder = (arguments.folder or Path("multirun/search") / file.stem).resolve()
     try:
-        if not arguments.spec.is_file():
-            raise ConfigError(f"{arguments.spec}: no such file; sweeps/search/ has some")
-        spec: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(arguments.spec))  # type: ignore[assignment]
-        folder = (arguments.folder or Path("multirun/search") / arguments.spec.stem).resolve()
         study = search(spec, folder, arguments.trials, overrides)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is missing: pip install 'dtp-lightning[search]'")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        raise ConfigError(f"{error.name} is missing: pip install 'dtp-lightning[search]'") from error
     best = study.best_trial
-    words = [*spec.get("fixed", []), *overrides, *(f"{key}={value}" for key, value in best.params.items())]
-    print(f"\nbest of {len(study.trials)}: {spec['metric']} = {best.value:.4f}\npython train.py {' '.join(words)}")
-
-
-if __name__ == "__main__":
-    main()
+    chosen = [*spec.get("fixed", []), *overrides, *(f"{key}={value}" for key, value in best.params.items())]
+    print(f"\nbest of {len(study.trials)}: {spec['metric']} = {best.value:.4f}\ndtp train {shlex.join(chosen)}")

@@ -6,7 +6,6 @@ so that the same command finds finished jobs and resumes broken ones (``resume: 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -16,6 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from dtp_lightning.runs.reader import read_runs
+from dtp_lightning.runs.status import ended, failures
 
 running: SweepProgress | None = None
 """The sweep that this process started."""
@@ -60,14 +62,14 @@ class SweepProgress(Callback):
 
     def finish(self) -> None:
         """Table, page, and what is missing from them. (Hydra's ``on_multirun_end`` is left out when a job failed.)"""
-        from dtp_lightning.report.__main__ import in_words, read_runs, table
-        from dtp_lightning.report.page import write_page
+        from dtp_lightning.report.page import write_page  # scipy and matplotlib take seconds: not before the jobs
+        from dtp_lightning.report.text import conclusions, table
 
         folder = self.folder
         runs, failed = read_runs([folder]), failures(folder)
         if runs:
             title = self.title or str(folder)
-            print("\n".join(["", title, "", table(runs, "test"), "", *in_words(runs, "test")]), flush=True)
+            print("\n".join(["", title, "", table(runs, "test"), "", *conclusions(runs, "test")]), flush=True)
             write_page(runs, folder / "report.html", title, failed=failed)
             print(f"page {folder / 'report.html'}", flush=True)
         for job, reason in failed.items():
@@ -76,7 +78,7 @@ class SweepProgress(Callback):
         if len(runs) > self.total:  # sweeps of other command lines share the folder
             count = f"{len(runs)} finished runs in this folder, also of other sweeps"
         advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
-        print(f"\n{count}{advice}: python -m dtp_lightning.report {folder}", flush=True)
+        print(f"\n{count}{advice}: dtp report {folder}", flush=True)
 
 
 def jobs_of(config: DictConfig) -> int:
@@ -87,29 +89,6 @@ def jobs_of(config: DictConfig) -> int:
     last = {override.key_or_group: override for override in overrides}  # the command line comes last, and wins
     counts = [sum(1 for _ in o.sweep_string_iterator()) for o in last.values() if o.is_sweep_override()]
     return math.prod(counts)
-
-
-def failures(folder: Path) -> dict[str, str]:
-    """Jobs below a sweep's folder that began and did not finish -> why, as far as it is known."""
-    found = {}
-    for path in sorted(folder.rglob("config.yaml")):
-        job = path.parent
-        if job.name == ".hydra" or "wandb" in job.relative_to(folder).parts or finished(job):
-            continue  # an online W&B run keeps a config.yaml of its own
-        error = job / "error.txt"
-        found[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
-    return found
-
-
-def finished(job: Path) -> bool:
-    """Whether a job left figures."""
-    path = job / "summary.json"
-    return path.exists() and json.loads(path.read_text()).get("status") != "failed"
-
-
-def ended(folder: Path) -> int:
-    """How many jobs below a sweep's folder finished or failed."""
-    return len({path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)})
 
 
 def clock(seconds: float) -> str:

@@ -35,16 +35,20 @@ WHERE_DATA_LIES = ("dataset.root", "dataset.download")
 """Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
 
 KEYS: tuple[Key, ...] = (
-    # of this machine, and of what a run is watched by: numbers do not depend on it
+    # where images lie on this machine, those of a transfer's data sets too
     *(
         Key(re.escape(key), in_folder_name=False, splits_cells=False, may_differ=True, free_on_resume=True)
         for key in WHERE_DATA_LIES
     ),
-    Key(r"(logger|evaluation|callbacks)(\..+)?", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(r"evaluation\..+\.(root|download)", splits_cells=False, may_differ=True, free_on_resume=True),
+    # how a run is watched and measured: its weights do not depend on it, but what an evaluation finds may
+    Key(r"(logger|callbacks)(\..+)?|evaluation", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(r"evaluation\..+", may_differ=True, free_on_resume=True),
+    # how the same batches get to the same weights
     Key(r"resume|workers|loading", splits_cells=False, may_differ=True, free_on_resume=True),
     Key(
         r"trainer\.(accelerator|strategy|profiler|log_every_n_steps|on_nonfinite|save_every_n_steps"
-        r"|enable_model_summary|num_sanity_val_steps|benchmark)",
+        r"|enable_model_summary|num_sanity_val_steps|benchmark)(\..+)?",
         splits_cells=False,
         may_differ=True,
         free_on_resume=True,
@@ -53,7 +57,7 @@ KEYS: tuple[Key, ...] = (
     # columns of their own in a report
     Key(r"trainer\.max_epochs", splits_cells=False, may_differ=True, free_on_resume=True, on_card=True),
     Key(r"seed", splits_cells=False, may_differ=True, on_card=True),
-    Key(r"checkpoint", splits_cells=True, may_differ=True),  # an evaluation's: names the run
+    Key(r"checkpoint", may_differ=True),  # an evaluation's: names the run
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
     # what made the weights
     Key(r"(learner|loss|model|dataset|augment|trainer)\..+|augment|trainer|batch_size", on_card=True),
@@ -65,3 +69,10 @@ OTHER = Key(r".*")
 def key(name: str) -> Key:
     """What holds of a dotted key: of the first line of :data:`KEYS` that matches it, or of :data:`OTHER`."""
     return next((entry for entry in KEYS if re.fullmatch(entry.pattern, name)), OTHER)
+
+
+def key_of_override(word: str) -> Key:
+    """What holds of the key in a word of a command line: ``+dataset@evaluation.transfer.to.a=cifar10``, ``~logger``."""
+    name = word.partition("=")[0].lstrip("+~")
+    group, _, package = name.partition("@")
+    return key(package or group)

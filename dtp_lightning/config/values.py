@@ -6,9 +6,10 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from dtp_lightning.config.flatten import flatten, last_word
 from dtp_lightning.errors import ConfigError, SecretError
 
 SECRET_KEY = re.compile(r"(^|_)(api_?keys?|access_?keys?|tokens?|passwords?|passwd|secrets?|credentials?)$", re.I)
@@ -64,21 +65,9 @@ TRAINER_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 """Parameter of the Trainer -> what it must not be, and what to say after its name."""
 
 
-def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a configuration that is not itself a section or a list."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from leaves(value, path)
-    else:
-        yield path, config
-
-
 def is_secret(key: str) -> bool:
     """Whether the last word of a dotted key says that its value is nobody else's business."""
-    return bool(SECRET_KEY.search(key.rpartition(".")[2]))
+    return bool(SECRET_KEY.search(last_word(key)))
 
 
 def refuse_secrets(config: Mapping[str, Any]) -> None:
@@ -89,7 +78,7 @@ def refuse_secrets(config: Mapping[str, Any]) -> None:
             variable of the environment.
     """
     known = [(n, v) for n, v in os.environ.items() if is_secret(n) and len(v) >= SECRET_LENGTH]
-    for path, value in leaves(config):
+    for path, value in flatten(config, lists=True):
         if value is not None and is_secret(path):
             raise SecretError(secret_message(path))
         for name, secret in known:
@@ -110,10 +99,10 @@ def check_numbers(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for path, value in leaves(config):
+    for path, value in flatten(config, lists=True):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{path}={value}: should be a finite number")
-        if path.rpartition(".")[2] in POSITIVE and isinstance(value, int | float) and value <= 0:
+        if last_word(path) in POSITIVE and isinstance(value, int | float) and value <= 0:
             raise ConfigError(f"{path}={value}: should be greater than 0")
 
 

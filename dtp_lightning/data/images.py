@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -32,6 +32,18 @@ class ImageSpec:
     mirror_safe: bool
     mean: float = 0.0
     std: float = 1.0
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> ImageSpec:
+        """From what ``dataclasses.asdict`` made of one, as a checkpoint holds it.
+
+        Raises:
+            DataError: something is missing, or more than enough.
+        """
+        try:
+            return cls(**numbers)
+        except TypeError as error:
+            raise DataError(f"{dict(numbers)} does not describe images: {error}") from error
 
 
 class Images(Protocol):
@@ -71,7 +83,7 @@ class Split:
         """The images and labels at these positions (M,), in memory."""
         return Split(self.images[index], self.labels[index])
 
-    def thinned(self, size: int) -> Split:
+    def subset(self, size: int) -> Split:
         """At most ``size`` of them, evenly spaced, in memory."""
         return self.at(torch.linspace(0, len(self) - 1, min(size, len(self))).long())
 

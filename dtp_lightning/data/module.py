@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dtp_lightning.data.images import ImageData, Images, Split
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.runtime.signals import ignore_signals
+from dtp_lightning.runtime.signals import SignalGuard
 
 Loading = Literal["auto", "memory", "stream"]
 MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts on the device
@@ -167,7 +167,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.stream and on_gpu,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=SignalGuard.ignore,
             generator=torch.Generator(),  # a loader draws a number for its workers: not from the run's own stream
         )
 

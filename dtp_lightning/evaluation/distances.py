@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from dtp_lightning.data.images import ImageData, Split
 from dtp_lightning.errors import DataError
-from dtp_lightning.evaluation.frozen import FrozenEncoder, Result
+from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
 VIEWS_SEED = 2_022  # one fixed held-out augmented batch, whatever the run's seed
 
 
-class Distances:
+class Distances(Evaluation):
     """Distances of embeddings on one fixed augmented batch of validation images.
 
     Positive pairs are the two views of an image, negatives all pairs of views of different images. Reported for
@@ -64,7 +64,7 @@ class Distances:
         device = next(network.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VIEWS_SEED)
-            views = self.augment(split.thinned(self.images).images)  # drawn on the CPU, so that no device changes them
+            views = self.augment(split.subset(self.images).images)  # drawn on the CPU, so that no device changes them
         return network(views.flatten(0, 1).to(device)).float().cpu().unflatten(0, views.shape[:2])
 
     def of(self, embeddings: Tensor) -> Result:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 from torch import Tensor
 
 from dtp_lightning.data.images import ImageData
+from dtp_lightning.data.reader import DataReader
 from dtp_lightning.errors import DataError
 from dtp_lightning.models.network import Network, features_of
 
@@ -66,7 +68,26 @@ class Result:
     histograms: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
 
-Evaluation = Callable[[FrozenEncoder], Result]
+class Evaluation(DataReader, ABC):
+    """Measures a frozen encoder on a data set. A new one derives from this class."""
+
+    needs_labels: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        """What it measures, by name."""
+
+
+class ClassProbe(Evaluation):
+    """An evaluation that predicts classes: it needs two of them, and images in every split."""
+
+    def check(self, data: ImageData) -> None:
+        """See :func:`check_classes`.
+
+        Raises:
+            DataError: there are not two classes, or no validation or test images.
+        """
+        check_classes(data)
 
 
 def check_classes(data: ImageData) -> None:

@@ -8,10 +8,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
+from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
 
 
-class NearestNeighbours:
+class NearestNeighbours(ClassProbe):
     """Cosine k-NN with votes weighted by exp(similarity / temperature) (Wu et al. 2018, section 3.4).
 
     Nothing is chosen: k and temperature are what they are given as. The bank is the training split.
@@ -24,8 +24,6 @@ class NearestNeighbours:
     def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
         self.k = k
         self.temperature = temperature
-
-    check = staticmethod(check_classes)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc`` and ``test_acc``."""

@@ -8,7 +8,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtp_lightning.config.compatibility import check_each
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
@@ -35,7 +34,7 @@ class UpTo(Network):
         return F.adaptive_avg_pool2d(h, (height, width)).flatten(1)
 
 
-class Layerwise:
+class Layerwise(Evaluation):
     """The same probe on each stage, the early ones averaged over cells so that all read about as many features.
 
     Args:
@@ -55,11 +54,11 @@ class Layerwise:
         Raises:
             ConfigError, DataError: from the probe.
         """
-        check_each({"probe": self.probe}, data)
+        self.probe.check(data)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``stage<i>/val_acc`` and ``stage<i>/test_acc`` for i = 1..L."""
-        data = replace(encoder.data, train=encoder.data.train.thinned(self.train_images))
+        data = replace(encoder.data, train=encoder.data.train.subset(self.train_images))
         metrics: dict[str, float] = {}
         for i in range(1, len(encoder.network.stages) + 1):
             found = self.probe(FrozenEncoder(UpTo(encoder.network, i, self.max_features), data, encoder.seed))

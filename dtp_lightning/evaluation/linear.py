@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dtp_lightning.data.images import ImageData, stratified
 from dtp_lightning.errors import DataError
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
+from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -98,7 +98,7 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
     return best
 
 
-class LinearProbe:
+class LinearProbe(ClassProbe):
     """The field's linear evaluation protocol, to convergence.
 
     Features of the last stage, standardised by the training split, no augmentation; multinomial logistic
@@ -113,8 +113,6 @@ class LinearProbe:
         self.strengths = strengths
         self.max_iter = max_iter
 
-    check = staticmethod(check_classes)
-
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc``, ``test_acc`` and the chosen ``C``."""
         probe = fit_probe(encoder.train, encoder.val, self.strengths, self.max_iter)
@@ -123,7 +121,7 @@ class LinearProbe:
         return Result(metrics, predicted)
 
 
-class FewLabels:
+class FewLabels(ClassProbe):
     """The same probe on few labelled images a class, averaged over several draws of them.
 
     C is chosen on the whole validation split, so the figure is for few *training* labels.
@@ -152,7 +150,7 @@ class FewLabels:
         Raises:
             DataError: there are not.
         """
-        check_classes(data)
+        super().check(data)
         self._smallest_class(data.train.labels)
 
     def _smallest_class(self, labels: Tensor) -> int:

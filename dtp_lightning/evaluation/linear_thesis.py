@@ -7,10 +7,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtp_lightning.evaluation.frozen import FeatureSplit, FrozenEncoder, Result, accuracy, check_classes
+from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
 
 
-class ThesisLinearProbe:
+class ThesisLinearProbe(ClassProbe):
     """Softmax regression on raw features by Adam, for comparison with the published figures (thesis code).
 
     It has usually not converged: quote it beside :class:`LinearProbe`, not instead. Unlike there, batches are
@@ -26,8 +26,6 @@ class ThesisLinearProbe:
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
-
-    check = staticmethod(check_classes)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dtp_lightning.config.compatibility import check_each
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 
 
-class Transfer:
+class Transfer(Evaluation):
     """The same probe on other data sets than pre-training, their images in the size and channels of the encoder.
 
     Args:
@@ -30,7 +29,7 @@ class Transfer:
                 )
             if not data.classes:
                 raise DataError(f"transfer to {name}: its images have no labels, which a probe needs")
-            check_each({name: probe}, data)
+            probe.check(data)
         self.probe = probe
         self.to = to
 

@@ -114,7 +114,7 @@ class Encoder(Network):
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """An encoder that ``python -m dtp_lightning.export.writer`` wrote; features (N, F) of images by calling it.
+    """An encoder that ``dtp export`` wrote; features (N, F) of images by calling it.
 
     Args:
         path: the ``.safetensors`` file, its ``.json`` card, or the folder of an ``encoder.safetensors``; card and
@@ -131,7 +131,7 @@ def load_encoder(path: str | Path) -> Encoder:
     card_path = weights.with_suffix(".json")
     for file in (weights, card_path):
         if not file.is_file():
-            raise DataError(f"{file}: no such file; python -m dtp_lightning.export.writer RUN writes weights and card")
+            raise DataError(f"{file}: no such file; dtp export RUN writes weights and card")
     try:
         card = read_card(card_path)
         return _filled(card, weights)

@@ -1,32 +1,30 @@
-"""Write a run's encoder as safetensors, with a JSON card: ``python -m dtp_lightning.export.writer RUN [--to FILE]``.
+"""Write a run's encoder as safetensors, with a JSON card: ``dtp export RUN [--to FILE]``.
 
 The two files are read by :func:`dtp_lightning.load_encoder`. docs/export.md
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dtp_lightning import __version__
-from dtp_lightning.cli import entry as cli
+from dtp_lightning.config.flatten import select
+from dtp_lightning.config.keys import key as key_of
+from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
 from dtp_lightning.runs.checkpoint import Checkpoint
 from dtp_lightning.runs.summary import provenance
+from dtp_lightning.runtime.files import write_atomically
 
 PACKAGE = "dtp_lightning.models."
-TOLD = ("learner", "loss", "model", "dataset", "augment", "trainer", "batch_size", "seed")
-"""What the card tells of the configuration; trackers and callbacks do not change weights."""
-PRIVATE = ("root",)  # of a data set: a folder on the machine that trained
 
 
 def export(run: Path, to: Path | None = None, licence: str | None = None) -> Path:
@@ -54,12 +52,9 @@ def export(run: Path, to: Path | None = None, licence: str | None = None) -> Pat
     network = _network(stored, architecture)
     described = architecture.model_dump()
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    partial = weights.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt", "encoder": json.dumps(described)})
-    os.replace(partial, weights)
+    write_atomically(weights, save(tensors, metadata={"format": "pt", "encoder": json.dumps(described)}))
     card = _card(stored, described, network, licence, _summary(folder, stored), digest(weights))
-    weights.with_suffix(".json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return weights
 
 
@@ -72,7 +67,7 @@ def _architecture(stored: Checkpoint) -> Architecture:
             f"{stored.path}: its network was built by {target}, and a card can only name {', '.join(BUILDERS)}: "
             "save its state_dict yourself"
         )
-    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(stored.images)))
+    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(ImageSpec.of(stored.images))))
 
 
 def _network(stored: Checkpoint, architecture: Architecture) -> Network:
@@ -101,8 +96,7 @@ def _card(
     summary: Mapping[str, Any],
     sha256: str,
 ) -> dict[str, Any]:
-    config = {key: stored.config[key] for key in TOLD if key in stored.config}
-    config["dataset"] = {k: v for k, v in config.get("dataset", {}).items() if k not in PRIVATE}
+    config = select(stored.config, lambda key: key_of(key).on_card)
     here = provenance()
     return {
         "format": FORMAT,
@@ -125,18 +119,3 @@ def _card(
         "tags": ["self-supervised", "difference target propagation", stored.names["learner"], stored.names["loss"]],
         "limitations": f"Features of images like those of {stored.names['dataset']}; not evaluated on any other use.",
     }
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.export.writer", description="Write a run's encoder.")
-    parser.add_argument("run", type=Path, help="run folder, or a checkpoint")
-    parser.add_argument("--to", type=Path, help="the .safetensors file; default: encoder.safetensors in the run folder")
-    parser.add_argument("--license", help="of the weights, for the card, such as CC-BY-4.0")
-    arguments = parser.parse_args()
-    weights = export(arguments.run, arguments.to, arguments.license)
-    print(f"{weights}\n{weights.with_suffix('.json')}")
-
-
-if __name__ == "__main__":
-    cli.tool(main)

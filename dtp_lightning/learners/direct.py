@@ -1,4 +1,4 @@
-"""Direct feedback: every stage hears from the embedding itself, past all stages between."""
+"""Direct feedback: every stage gets its displacement from the error at the embedding, by a matrix of its own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from dtp_lightning.runtime import collectives
 
 
 class DirectTraining:
-    """Each Q_i learns to bring noise at its stage back from the embedding (Meulemans et al. 2020, DDTP-linear).
+    """Each Q_i learns to reconstruct noise at stage i from its effect on z (Meulemans et al. 2020, DDTP-linear).
 
     h~_i = h_i + sigma * eps runs up to the embedding z~; R_i = mean(((Q_i (z~ - z)) - sigma * eps)^2) / sigma^2.
 
     Args:
         optimizer: called with one parameter group a stage.
-        noise_std: sigma, in units of the activation.
+        noise_std: sigma, in units of the activation, > 0.
+
+    >>> from functools import partial
+    >>> DirectTraining(partial(torch.optim.Adam, lr=1e-3), noise_std=0.2).noise_std
+    0.2
     """
 
     def __init__(self, optimizer: OptimizerFactory, noise_std: PositiveFloat = 0.1) -> None:
@@ -42,8 +46,27 @@ class DirectFeedback(Learner):
 
     Args:
         model, loss, forward_optimizer: see :class:`Learner`.
-        feedback: how Q learns; None leaves it as it was drawn.
+        feedback: how Q learns; None leaves its random initial values.
+
+    Raises:
+        ConfigError: the model has no ``shapes``.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dfa = DirectFeedback(model, ContrastiveHinge(), sgd)
+    >>> [tuple(q.weight.shape) for q in dfa.direct]  # h_1 is (2, 4, 4), h_2 is (3, 2, 2)
+    [(32, 4), (12, 4)]
+    >>> ddtp_linear = DirectFeedback(model, ContrastiveHinge(), sgd, DirectTraining(sgd))
+    >>> sorted(ddtp_linear.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'reconstruction_loss/stage1', 'reconstruction_loss/stage2']
     """
+
+    direct: nn.ModuleList
+    """Q_1, ..., Q_L: linear maps without bias, of weight (C * H * W of h_i, D)."""
 
     def __init__(
         self,
@@ -54,7 +77,7 @@ class DirectFeedback(Learner):
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         if not model.shapes:
-            raise ConfigError("direct feedback must know the stages' shapes: build the Network with shapes=")
+            raise ConfigError("direct feedback needs the shapes of the stages: build the Network with shapes=")
         self.feedback = feedback
         sizes = [int(torch.tensor(shape).prod()) for shape in model.shapes]
         self.direct = nn.ModuleList(nn.Linear(model.embedding_dim, size, bias=False) for size in sizes)
@@ -78,7 +101,7 @@ class DirectFeedback(Learner):
         return self.trace_head(traces, self._head[0], views, labels)
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
-        """Every stage its own share of the one error; then Q learns, with the forward weights as they are."""
+        """delta_i = Q_i dL/dz for every stage; then Q learns, before any forward weight changes."""
         *stages, head = traces
         head.vjp(top)
         for trace, q in zip(stages, self.direct, strict=True):
@@ -99,8 +122,8 @@ class DirectFeedback(Learner):
                 h = trace.h + noise
                 for above in self.model.stages[i + 1 :]:
                     h = above(h)
-                heard = self.model.head(h) - z
-            loss = (q(heard) - noise.flatten(1)).square().mean() / sigma**2
+                difference = self.model.head(h) - z
+            loss = (q(difference) - noise.flatten(1)).square().mean() / sigma**2
             (weight,) = q.parameters()
             (weight.grad,) = torch.autograd.grad(loss, [weight])
             metrics[f"reconstruction_loss/stage{i + 1}"] = loss.detach()

@@ -1,4 +1,4 @@
-"""Feedback alignment and its kin: backpropagation's graph, other weights on the way back."""
+"""Feedback alignment and its variants: backpropagation with other weights in the backward pass."""
 
 from __future__ import annotations
 
@@ -31,9 +31,20 @@ class FeedbackAlignment(Learner):
         magnitude: of sign-symmetric B: ``uniform`` is W's mean absolute value (uSF, rescaled), ``fixed`` that of a
             random matrix (frSF), ``batch`` one redrawn for each batch (brSF; names of biotorch).
         decay: of W and B under ``kolen_pollack``, a batch, in [0, 1).
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> fa = FeedbackAlignment(model, ContrastiveHinge(), partial(torch.optim.SGD, lr=0.1))
+    >>> [tuple(b.shape) for b in fa.feedback_weights]  # B of stage 2 and of the head; stage 1 sends nothing down
+    [(3, 2, 3, 3), (4, 12)]
     """
 
     needs_input_gradients = True
+    feedback_weights: nn.ParameterList
+    """B of every weighted layer above stage 1, each of its weight's shape, bottom first."""
 
     def __init__(
         self,
@@ -48,15 +59,15 @@ class FeedbackAlignment(Learner):
         self.weights, self.magnitude = weights, magnitude
         self.transports_weights = weights == "sign"  # type: ignore[misc]
         self._head = (Stage(model.head),)
-        carriers = [layer for stage in (*model.stages[1:], *self._head) for layer in weighted_layers(stage)]
-        self._index = {layer: i for i, layer in enumerate(carriers)}
+        layers = [layer for stage in (*model.stages[1:], *self._head) for layer in weighted_layers(stage)]
+        self._index = {layer: i for i, layer in enumerate(layers)}
         learns = weights == "updated"
         self.feedback_weights = nn.ParameterList(
-            nn.Parameter(initialised_like(layer.weight), requires_grad=learns) for layer in carriers
+            nn.Parameter(initialised_like(layer.weight), requires_grad=learns) for layer in layers
         )
         self._follower: Follower | None = None
         if weights == "kolen_pollack":
-            pairs = zip((layer.weight for layer in carriers), self.feedback_weights, strict=True)
+            pairs = zip((layer.weight for layer in layers), self.feedback_weights, strict=True)
             self._follower = Follower(pairs, decay)
         if learns:
             self.forward_optimizer.add_param_group({"name": "feedback", "params": list(self.feedback_weights)})
@@ -64,11 +75,11 @@ class FeedbackAlignment(Learner):
     def compute_head_gradients(
         self, traces: list[StageTrace], views: int, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The error at the embedding: the head carries it back by B as well."""
+        """The error at the embedding: the head sends it down by B as well."""
         return self.trace_head(traces, self._head[0], views, labels)
 
     def run(self, stage: Stage, x: Tensor) -> StageOutput:
-        """f(x), whose weighted layers carry gradients of their input by B."""
+        """f(x), whose weighted layers compute the gradient of their input with B."""
         for layer in stage.layers():
             if x.requires_grad and layer in self._index:
                 x = AlignedInputGradient.apply(x, layer(x.detach()), layer, self.backward_weight)
@@ -78,7 +89,7 @@ class FeedbackAlignment(Learner):
         return StageOutput(x)
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
-        """As backprop does, through other weights."""
+        """As backprop, with B in place of W."""
         if self.weights == "sign" and self.magnitude == "batch":
             with torch.no_grad():
                 for layer, i in self._index.items():
@@ -90,7 +101,7 @@ class FeedbackAlignment(Learner):
         return {}
 
     def combine_gradients(self) -> None:
-        """Then B takes part in W's update, where it learns: after W's gradient is whole, so that both are the same."""
+        """Then give B the gradient of W, where it learns: after W's is that of the whole batch."""
         for b in self.feedback_weights:
             b.grad = None
         super().combine_gradients()
@@ -129,7 +140,7 @@ def initialised_like(weight: Tensor) -> Tensor:
 
 
 class AlignedInputGradient(torch.autograd.Function):
-    """Passes a layer's output on; its gradient reaches the layer's weights as it is and the layer's input by B."""
+    """Identity on a layer's output y. Backward: the gradient itself for y (the weights' graph), B^T of it for x."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Noise of the size of activations: a large part of a target-propagation step, if one is careless."""
+"""Noise of the shape of activations, which would take a third of a target-propagation step by ``randn_like``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 STREAMS = 4
-LARGE = 2**21  # numbers; below, one stream is done before others have begun
+LARGE = 2**21  # elements; below, threads cost more time than they save
 
 
 def normal_like(x: Tensor) -> Tensor:
-    """Standard normal noise in x's shape and memory layout, the same for any number of threads.
+    """Standard normal noise of x's shape and memory layout, the same for any number of threads.
 
-    Drawn into the flat memory: ``randn_like`` falls back to one number at a time for channels-last tensors, which
-    made noise a third of a DTP step. Torch draws on one core of a CPU however many there are, so large noise is drawn
-    in ``STREAMS`` parts, by generators that torch's own one seeds.
+    Drawn into the flat memory: ``randn_like`` draws one number at a time for channels-last tensors. On the CPU torch
+    draws on one core, so noise of more than ``LARGE`` elements is drawn in ``STREAMS`` parts, by generators that
+    torch's global one seeds.
+
+    >>> _ = torch.manual_seed(0)
+    >>> noise = normal_like(torch.empty(4, 3, 8, 8).to(memory_format=torch.channels_last))
+    >>> noise.shape, noise.is_contiguous(memory_format=torch.channels_last)
+    (torch.Size([4, 3, 8, 8]), True)
     """
     noise = torch.empty_like(x)
     flat = noise.as_strided((noise.numel(),), (1,))
@@ -37,13 +42,17 @@ def normal_like(x: Tensor) -> Tensor:
 
 
 def add_tiled(x: Tensor, rows: Tensor) -> Tensor:
-    """Sum of x (N, ...) and rows (G, ...), row n modulo G, in x's memory layout; in one pass if G divides N."""
-    moved = torch.empty_like(x)
+    """Sum of x (N, ...) and rows (G, ...), row n modulo G for row n, in x's memory layout; one pass if G divides N.
+
+    >>> add_tiled(torch.zeros(5, 1), torch.tensor([[1.0], [2.0]])).flatten()
+    tensor([1., 2., 1., 2., 1.])
+    """
+    total = torch.empty_like(x)
     if len(x) % len(rows):
-        return torch.add(x, tiled(rows, len(x)), out=moved)
-    turns = (-1, len(rows))
-    torch.add(x.unflatten(0, turns), rows, out=moved.unflatten(0, turns))
-    return moved
+        return torch.add(x, tiled(rows, len(x)), out=total)
+    groups = (-1, len(rows))
+    torch.add(x.unflatten(0, groups), rows, out=total.unflatten(0, groups))
+    return total
 
 
 def tiled(rows: Tensor, count: int) -> Tensor:

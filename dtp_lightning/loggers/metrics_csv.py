@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from dtp_lightning.runtime.files import write_atomically
 
 
 class MetricsCSV(CSVLogger):
@@ -60,9 +61,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    partial = path.with_suffix(".csv.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=names)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=names)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

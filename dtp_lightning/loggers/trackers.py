@@ -1,10 +1,10 @@
-"""Experiment trackers. metrics.csv is always written; W&B (offline by default), TensorBoard or none come beside it."""
+"""Experiment trackers, which come beside metrics.csv: W&B (offline by default), TensorBoard."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.loggers import guarded_wandb
-from dtp_lightning.loggers.guarded_wandb import GuardedWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +81,15 @@ def group_of(names: Mapping[str, str], given: str | None) -> str:
     return given or "{dataset}-{model}-{loss}".format(**names)
 
 
+class TensorBoardTracker(TensorBoardLogger):
+    """Lightning's TensorBoard logger, which also shows image files."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        """The first of some image files, (H, W, 3) of uint8, under a name."""
+        pixels = np.asarray(Image.open(images[0]).convert("RGB"))
+        self.experiment.add_image(key, pixels, step, dataformats="HWC")
+
+
 def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
     """TensorBoard event files in ``tensorboard/`` of the run folder, with the configuration as hyper-parameters.
 
@@ -89,7 +97,7 @@ def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:
         ConfigError: TensorBoard is not installed.
     """
     try:
-        logger = TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
+        logger = TensorBoardTracker(str(folder), name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError as error:
         raise ConfigError("logger=tensorboard needs TensorBoard: pip install tensorboard") from error
     logger.log_hyperparams(dict(config))
@@ -111,23 +119,3 @@ def _mode(asked: str) -> Literal["online", "offline", "disabled"]:
         reason = guarded_wandb.brief(error)
         log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)
         return "offline"
-
-
-def log_images(loggers: Iterable[Logger], images: Mapping[str, Path], step: int) -> None:
-    """Show PNG files in the trackers that can show images."""
-    for logger in loggers:
-        if isinstance(logger, GuardedWandbLogger):
-            for name, path in images.items():
-                logger.log_image(name, [str(path)], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            for name, path in images.items():
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-                logger.experiment.add_image(name, pixels, step, dataformats="HWC")
-
-
-def close(loggers: Iterable[Logger], *, failed: bool) -> None:
-    """End the trackers' runs, so that the next job of a multirun starts its own."""
-    for logger in loggers:
-        logger.finalize("failed" if failed else "success")
-        if isinstance(logger, GuardedWandbLogger):
-            logger.finish(failed=failed)

@@ -7,9 +7,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.losses.objective import Objective
 
 
-class ClappHinge(nn.Module):
+class ClappHinge(Objective):
     """One view predicts the other through a learned map W; the score of a pair is u_ij = <z0_i, W z1_j>.
 
         L = mean_i [margin - u_ii]+  +  mean_{i != j} [margin + u_ij]+
@@ -19,9 +20,17 @@ class ClappHinge(nn.Module):
     Meant for layer-wise learners, which give every stage its own W.
 
     Args:
-        embedding_dim: D, the size of W.
-        margin: delta.
+        embedding_dim: D; W is (D, D).
+        margin: of both hinges, in units of the score.
+
+    >>> loss = ClappHinge(embedding_dim=2)
+    >>> _ = nn.init.eye_(loss.predict.weight)  # W = I
+    >>> loss(torch.eye(2), torch.eye(2)).item()  # u_ii = 1 satisfies the margin, u_ij = 0 does not
+    1.0
     """
+
+    predict: nn.Linear
+    """W."""
 
     def __init__(self, embedding_dim: PositiveInt, margin: PositiveFloat = 1.0) -> None:
         super().__init__()

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from lightly.loss import BarlowTwinsLoss, DCLLoss, VICRegLoss
 from pydantic import NonNegativeFloat
-from torch import Tensor, nn
+from torch import Tensor
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.losses.objective import Objective
 
 
-class BarlowTwins(nn.Module):
+def check_batch(z: Tensor, smallest: int) -> None:
+    """A batch of embeddings (B, D) is large enough to be compared.
+
+    Raises:
+        ConfigError: B < smallest.
+    """
+    if len(z) < smallest:
+        raise ConfigError(f"this loss compares the images of a batch: it needs at least {smallest} (batch_size)")
+
+
+class BarlowTwins(Objective):
     """scale * ( sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2 ), C the cross-correlation of the views.
 
     Zbontar et al. (2021), computed by lightly; C is divided by the actual batch (the thesis code divides by a
@@ -18,6 +29,11 @@ class BarlowTwins(nn.Module):
     Args:
         lambda_param: weight of the off-diagonal terms.
         scale: factor of the loss.
+
+    >>> import torch
+    >>> z = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> f"{BarlowTwins(lambda_param=0, scale=1)(z, -z):.2f}"  # C_ii = -1 for both coordinates
+    '8.00'
     """
 
     def __init__(self, lambda_param: NonNegativeFloat = 4e-3, scale: float = 1 / 32) -> None:
@@ -31,12 +47,12 @@ class BarlowTwins(nn.Module):
         Raises:
             ConfigError: a batch of one image.
         """
-        need_two(z0)
+        check_batch(z0, self.smallest_batch)
         return self.scale * self.loss(z0, z1)
 
 
-class NeedsTwo:
-    """In front of a lightly loss: refuses a batch of one image."""
+class CheckedBatch(Objective):
+    """Stands before a loss of lightly in the bases of a class: refuses a batch of one image."""
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Scalar loss of embeddings z0, z1 (B, D), B >= 2.
@@ -44,19 +60,24 @@ class NeedsTwo:
         Raises:
             ConfigError: a batch of one image.
         """
-        need_two(z0)
-        return super().forward(z0, z1)  # type: ignore[misc]
+        check_batch(z0, self.smallest_batch)
+        return super().forward(z0, z1)
 
 
-class VICReg(NeedsTwo, VICRegLoss):
-    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's."""
+class VICReg(CheckedBatch, VICRegLoss):
+    """Variance-invariance-covariance regularisation (Bardes et al. 2022), lightly's.
+
+    >>> import torch
+    >>> z = torch.tensor([[0.0, 9.0], [9.0, 9.0], [9.0, 0.0]])  # covariance -13.5, in both views
+    >>> f"{VICReg()(z, z):.1f}"
+    '364.5'
+    """
 
 
-class DCL(NeedsTwo, DCLLoss):
-    """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator."""
+class DCL(CheckedBatch, DCLLoss):
+    """Decoupled contrastive loss (Yeh et al. 2022), lightly's: NT-Xent without the positive in the denominator.
 
-
-def need_two(z: Tensor) -> None:
-    """One image has no statistics and no negatives."""
-    if len(z) < 2:
-        raise ConfigError("this loss compares the images of a batch: it needs at least 2 (batch_size)")
+    >>> import torch
+    >>> f"{DCL()(torch.eye(3), torch.eye(3)):.4f}"  # -1 / 0.1 + log 4
+    '-8.6137'
+    """

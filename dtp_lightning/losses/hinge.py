@@ -11,9 +11,9 @@ from torch import Tensor
 from dtp_lightning.losses.l1 import (
     L1Objective,
     pair_blocks,
-    pairs_if_few,
     row_blocks,
     same_image,
+    sparse_pairs,
     sums_of_signs,
     sums_over_pairs,
 )
@@ -35,15 +35,25 @@ class ContrastiveHinge(L1Objective):
     ``reduction="sum"``, with ``gradient_block=True`` and ``diagonals=5`` for its last column.
 
     Args:
-        pos_margin: distance below which a positive pair is near enough (paper: threshold - delta); at 0
-            and below every pair is pulled, always.
-        neg_margin: distance beyond which a negative is far enough (paper: threshold + delta).
+        pos_margin: l1 distance below which a positive pair has no error (paper: threshold - delta); at 0 and below
+            every positive pair has one.
+        neg_margin: l1 distance beyond which a negative pair has no error (paper: threshold + delta), >= 0.
         pairs: ``all`` takes negatives among all 2B embeddings; ``cross`` only between view 0 and view 1.
         reduction: ``active`` divides an anchor's negatives by the number of them inside the margin and means over
             anchors (thesis); ``mean`` means over positives and over negatives; ``sum`` adds everything (paper).
         gradient_block: view 0 is a constant; only view 1 learns.
-        diagonals: F keeps the positives and the negatives (i, i + k), k = 1..F-1, weighted 1/F (the paper's
-            "5 negatives" is F = 5, four negatives); needs ``pairs="cross", reduction="sum"``. None keeps all.
+        diagonals: F takes the positives and the negatives (i, i + k), k = 1..F-1, weighted 1/F (the paper's
+            "5 negatives" is F = 5, four negatives); needs ``pairs="cross", reduction="sum"``. None takes all.
+
+    Raises:
+        ValueError: ``diagonals`` without the paper's form.
+
+    >>> z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    >>> z1 = torch.tensor([[0.0, 2.0], [1.0, 1.0]])  # positives are 2 and 0 apart, all negatives 2
+    >>> ContrastiveHinge()(z0, z1)
+    tensor(1.5000)
+    >>> ContrastiveHinge(pairs="cross", reduction="sum")(z0, z1)
+    tensor(3.)
     """
 
     def __init__(
@@ -66,14 +76,14 @@ class ContrastiveHinge(L1Objective):
         self.diagonals = diagonals
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`L1Objective`; pairs are met block by block."""
+        """See :class:`L1Objective`. Pairs are processed block by block."""
         difference = z0 - z1
         excess = difference.abs().sum(1) - self.pos_margin
         pull = difference.sign() * (excess > 0)[:, None]
         weight = self._positive_weight(len(z0))
         value, e0, e1 = weight * excess.relu().sum(), weight * pull, -weight * pull
         if self.diagonals is not None:
-            pushed, p0, p1 = self._few(z0, z1, self.diagonals)
+            pushed, p0, p1 = self._diagonal_negatives(z0, z1, self.diagonals)
         elif self.pairs == "all":
             pushed, push = self._all_negatives(torch.cat([z0, z1]), len(z0), error)
             p0, p1 = push.chunk(2)
@@ -82,7 +92,7 @@ class ContrastiveHinge(L1Objective):
         return value + pushed, torch.zeros_like(e0) if self.gradient_block else e0 + p0, e1 + p1
 
     def _positive_weight(self, batch: int) -> float:
-        """What a positive pair counts; over all pairs a sum meets it twice, once from each end."""
+        """Weight of a positive pair. A sum over all pairs contains it twice, once from each end."""
         if self.reduction != "sum":
             return 1 / batch
         return 2.0 if self.pairs == "all" else 1.0
@@ -90,8 +100,8 @@ class ContrastiveHinge(L1Objective):
     def _all_negatives(self, z: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor]:
         """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D).
 
-        Distances and gates are symmetric, so each pair is looked at once for both its ends; the number of an
-        anchor's active negatives must be known before they can be weighed, which takes a look of its own.
+        Distances and gates are symmetric, so each pair is computed once for both its ends. A first pass counts each
+        anchor's active negatives, a second one weights them by that number.
         """
         index = torch.arange(len(z), device=z.device)
         sums, counts = z.new_zeros(len(z)), z.new_zeros(len(z))
@@ -104,7 +114,7 @@ class ContrastiveHinge(L1Objective):
                 counts[part] += (inside > 0).sum(along)
                 if rows == columns:
                     break
-            blocks.append((rows, columns, pairs_if_few(inside) if error else None))
+            blocks.append((rows, columns, sparse_pairs(inside) if error else None))
         if self.reduction == "active":
             share = 1 / (counts.clamp(min=1) * len(z))
         else:
@@ -113,20 +123,20 @@ class ContrastiveHinge(L1Objective):
         push = torch.zeros_like(z)
 
         def weights(distances: Tensor) -> Tensor:
-            """A pair counts once from each end."""
+            """dL/d(distance) of a block: a pair counts once from each end."""
             active = (distances < self.neg_margin).masked_fill_(same_image(batch, index[rows], index[columns]), 0)
-            return active * (share[rows, None] + share[columns]) * once
+            return active * (share[rows, None] + share[columns]) * factor
 
-        for rows, columns, few in blocks if error else []:
-            once = -0.5 if rows == columns else -1.0  # a block on the diagonal holds every pair twice
-            if few is None:
-                here, there = sums_of_signs(z[rows], z[columns], weights)
+        for rows, columns, sparse in blocks if error else []:
+            factor = -0.5 if rows == columns else -1.0  # a block on the diagonal holds every pair twice
+            if sparse is None:
+                at_rows, at_columns = sums_of_signs(z[rows], z[columns], weights)
             else:
-                i, j = few
+                i, j = sparse
                 both = share[rows].index_select(0, i) + share[columns].index_select(0, j)
-                here, there = sums_over_pairs(z[rows], z[columns], i, j, both * once)
-            push[rows] += here
-            push[columns] += there
+                at_rows, at_columns = sums_over_pairs(z[rows], z[columns], i, j, both * factor)
+            push[rows] += at_rows
+            push[columns] += at_columns
         return (sums * share).sum(), push
 
     def _cross_negatives(self, z0: Tensor, z1: Tensor, error: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,12 +162,12 @@ class ContrastiveHinge(L1Objective):
             if not error:
                 weights(torch.cdist(z0[rows], z1, p=1))
                 continue
-            here, there = sums_of_signs(z0[rows], z1, weights)
-            p0[rows] += here
-            p1 += there
+            at_rows, at_columns = sums_of_signs(z0[rows], z1, weights)
+            p0[rows] += at_rows
+            p1 += at_columns
         return value, p0, p1
 
-    def _few(self, z0: Tensor, z1: Tensor, diagonals: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _diagonal_negatives(self, z0: Tensor, z1: Tensor, diagonals: int) -> tuple[Tensor, Tensor, Tensor]:
         """Negatives (i, i + k), k = 1..F-1, weighted 1/F: value, error signals of both views."""
         value, p0, p1 = z0.new_zeros(()), torch.zeros_like(z0), torch.zeros_like(z1)
         for k in range(1, min(diagonals, len(z0))):

@@ -1,9 +1,8 @@
-"""What the l1 objectives share: distances, gated sums of signs, and losses that know their own error signal.
+"""What the l1 objectives share: distances, gated sums of signs, and losses with their error signal in closed form.
 
-The thesis' point is that these objectives have an error signal which a neural circuit could compute: sums of signs,
-gated by comparisons. So each of them *is* that signal here: ``value_and_error`` writes it down, and the backward
-pass uses it instead of autograd's. As a side effect nothing of size N^2 D is ever stored (a broadcast of 4,096
-views takes 4 GB), nor anything of size N^2: pairs are met block by block.
+The thesis argues that a neural circuit could compute the error signal of these objectives: sums of signs, gated by
+comparisons. ``value_and_error`` computes that signal, and the backward pass uses it in place of autograd's.
+Pairs are processed block by block: no tensor of size N^2 D is stored (4,096 views would take 4 GB), nor one of N^2.
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-BLOCK = 2**20  # distances held at once: 4 MiB in float32, which stays in the cache
-SIDE = 512  # of a square block of symmetric distances
-FEW = 8  # where one pair in so many is active, or fewer, active pairs are met one by one
+from dtp_lightning.losses.objective import Objective
+
+BLOCK = 2**20  # distances in a block of rows: 4 MiB in float32, which stays in the cache
+SIDE = 512  # rows and columns of a square block of symmetric distances
+SPARSITY = 8  # pairs are gathered one by one where at most one pair in so many is active
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -27,7 +28,7 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def pair_blocks(n: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks (rows, columns) of the (n, n) matrix that meet every unordered pair once: on and right of its diagonal."""
+    """Blocks (rows, columns) of the (n, n) matrix that cover each unordered pair once: on and right of its diagonal."""
     size = max(1, int(SIDE))
     starts = range(0, n, size)
     for i in starts:
@@ -36,12 +37,15 @@ def pair_blocks(n: int) -> Iterator[tuple[slice, slice]]:
                 yield slice(i, min(i + size, n)), slice(j, min(j + size, n))
 
 
-def pairs_if_few(gates: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Rows and columns of the gates (M, N) that are not zero, (P,) each, if they are few; else None.
+def sparse_pairs(gates: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Rows and columns of the non-zero gates, int32 (P,) each, where at most one in ``SPARSITY`` is; else None.
 
-    None off the CPU, where counting them would wait for the device.
+    None on every device but the CPU: counting the gates would wait for the device.
+
+    Args:
+        gates: (M, N).
     """
-    if gates.device.type != "cpu" or torch.count_nonzero(gates) * FEW > gates.numel():
+    if gates.device.type != "cpu" or torch.count_nonzero(gates) * SPARSITY > gates.numel():
         return None
     rows, columns = gates.nonzero(as_tuple=True)
     return rows.int(), columns.int()
@@ -50,7 +54,13 @@ def pairs_if_few(gates: Tensor) -> tuple[Tensor, Tensor] | None:
 def sums_over_pairs(
     anchors: Tensor, others: Tensor, rows: Tensor, columns: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`sums_of_signs` returns, for pairs (rows, columns), (P,) each, with weights (P,)."""
+    """What :func:`sums_of_signs` returns, of some pairs only.
+
+    Args:
+        anchors, others: see :func:`sums_of_signs`.
+        rows, columns: of the pairs, (P,) each.
+        weights: of the pairs, (P,).
+    """
     signs = anchors.index_select(0, rows).sub_(others.index_select(0, columns)).sign_().mul_(weights[:, None])
     at_others = torch.zeros_like(others).index_add_(0, columns, signs, alpha=-1)
     return torch.zeros_like(anchors).index_add_(0, rows, signs), at_others
@@ -62,16 +72,21 @@ def sums_of_signs(anchors: Tensor, others: Tensor, weights: Callable[[Tensor], T
     Args:
         anchors: a, (M, D).
         others: b, (N, D).
-        weights: called with the l1 distances (M, N), returns w, (M, N), and may do with the distances what it likes.
+        weights: called with the l1 distances (M, N), which it may overwrite; returns w, (M, N).
 
     Returns:
         (M, D) and (N, D).
+
+    >>> a, b = torch.tensor([[0.0, 5.0]]), torch.tensor([[1.0, 1.0], [2.0, 5.0]])
+    >>> sums_of_signs(a, b, torch.ones_like)
+    (tensor([[-2.,  1.]]), tensor([[ 1., -1.],
+            [ 1.,  0.]]))
     """
     with torch.enable_grad():  # the gradient of the l1 distance is the sign
         a, b = anchors.detach().requires_grad_(), others.detach().requires_grad_()
         distances = torch.cdist(a, b, p=1)
     gates = weights(distances.detach())
-    pairs = pairs_if_few(gates)
+    pairs = sparse_pairs(gates)
     if pairs is not None:
         return sums_over_pairs(anchors.detach(), others.detach(), *pairs, gates[pairs])
     at_anchors, at_others = torch.autograd.grad(distances, [a, b], gates)
@@ -83,8 +98,8 @@ def same_image(batch: int, rows: Tensor, columns: Tensor) -> Tensor:
     return rows[:, None] % batch == columns[None] % batch
 
 
-class L1Objective(nn.Module, ABC):
-    """A loss of two views with a written-down error signal."""
+class L1Objective(Objective, ABC):
+    """Base of the losses of two views whose error signal dL/dz is known in closed form."""
 
     @abstractmethod
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,10 +116,13 @@ class L1Objective(nn.Module, ABC):
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """Scalar loss of embeddings z0, z1 (B, D), row i of both from the same image; any B >= 1."""
-        return _WithOwnError.apply(z0, z1, self)
+        value: Tensor = _ClosedForm.apply(z0, z1, self)
+        return value
 
 
-class _WithOwnError(torch.autograd.Function):
+class _ClosedForm(torch.autograd.Function):
+    """Autograd's view of an :class:`L1Objective`: its backward pass returns the error signals."""
+
     @staticmethod
     def forward(ctx: Any, z0: Tensor, z1: Tensor, loss: L1Objective) -> Tensor:
         learns = any(ctx.needs_input_grad)

@@ -14,7 +14,7 @@ from dtp_lightning.losses.l1 import L1Objective, pair_blocks, same_image, sums_o
 
 
 class L1Margin(L1Objective):
-    """The other view shall be nearer than other images by a margin, in l1 distance. Its definition is inferred.
+    """The other view of an image is nearer than other images by a margin, in l1 distance. Its definition is inferred.
 
     ``triplet`` (default), after the margin triplet loss that Chen et al. (2020) compare NT-Xent with:
 
@@ -26,7 +26,12 @@ class L1Margin(L1Objective):
     Args:
         margin: m; 4 is the unused entry of the published trainers.
         form: ``triplet`` or ``pairs``.
-        normalize: scale embeddings to unit l2 norm first (off: avoiding that is what the thesis argues for).
+        normalize: scale embeddings to unit l2 norm first (off: the thesis argues for losses without normalisation).
+
+    >>> z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    >>> z1 = torch.tensor([[0.0, 2.0], [1.0, 1.0]])  # positives are 2 and 0 apart, all negatives 2
+    >>> L1Margin(margin=4)(z0, z1)
+    tensor(3.)
     """
 
     def __init__(
@@ -44,26 +49,26 @@ class L1Margin(L1Objective):
         return super().forward(z0, z1)
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`L1Objective`; ``normalize`` is forward's: here z0, z1 are taken as they are."""
+        """See :class:`L1Objective`; ``normalize`` is applied by ``forward``, not here."""
         if self.pairs is not None:
             return self.pairs.value_and_error(z0, z1, error=error)
         batch, z = len(z0), torch.cat([z0, z1])
-        near = z0 - z1
-        reach = near.abs().sum(1).repeat(2) + self.margin  # a negative nearer than this is active
+        difference = z0 - z1
+        limit = difference.abs().sum(1).repeat(2) + self.margin  # a negative nearer than this is active
         index = torch.arange(len(z), device=z.device)
         total, push = z.new_zeros(()), torch.zeros_like(z)
         count = z.new_zeros(len(z))  # active triplets of each anchor
 
         def weights(distances: Tensor) -> Tensor:
-            """Active triplets of a block, each pushing its pair apart; adds their value and number."""
+            """dL/d(distance) of a block, times the number of active triplets; adds their value and number."""
             same = same_image(batch, index[rows], index[columns])
-            inside = torch.relu(reach[rows, None] - distances).masked_fill_(same, 0)
+            inside = torch.relu(limit[rows, None] - distances).masked_fill_(same, 0)
             active = (inside > 0).to(z.dtype)
             total.add_(inside.sum())
             count[rows] += active.sum(1)
             if rows == columns:
                 return -active
-            mirrored = torch.relu(reach[columns] - distances).masked_fill_(same, 0)  # the columns as anchors
+            mirrored = torch.relu(limit[columns] - distances).masked_fill_(same, 0)  # the columns as anchors
             others = (mirrored > 0).to(z.dtype)
             total.add_(mirrored.sum())
             count[columns] += others.sum(0)
@@ -73,11 +78,11 @@ class L1Margin(L1Objective):
             if not error:
                 weights(torch.cdist(z[rows], z[columns], p=1))
                 continue
-            here, there = sums_of_signs(z[rows], z[columns], weights)
-            push[rows] += here
-            push[columns] += there
+            at_rows, at_columns = sums_of_signs(z[rows], z[columns], weights)
+            push[rows] += at_rows
+            push[columns] += at_columns
         share = 1 / count.sum().clamp(min=1)
         p0, p1 = (share * push).chunk(2)
         # every active triplet of either view pulls the pair together
-        pull = share * near.sign() * (count[:batch] + count[batch:])[:, None]
+        pull = share * difference.sign() * (count[:batch] + count[batch:])[:, None]
         return share * total, p0 + pull, p1 - pull

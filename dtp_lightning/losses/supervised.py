@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_lightning.losses.objective import Objective
 
-class SupervisedLoss(nn.Module):
-    """What marks an objective that is told the classes."""
 
-    supervised: ClassVar[bool] = True
+class SupervisedLoss(Objective):
+    """Base of the objectives that are given labels."""
+
+    supervised = True
+    smallest_batch = 1
 
 
 class CrossEntropy(SupervisedLoss):
@@ -21,6 +24,9 @@ class CrossEntropy(SupervisedLoss):
 
     Args:
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+
+    >>> CrossEntropy()(torch.zeros(5, 2), torch.tensor([0, 1, 0, 1, 1]))  # log 2
+    tensor(0.6931)
     """
 
     def __init__(self, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
@@ -35,13 +41,17 @@ class CrossEntropy(SupervisedLoss):
 class MulticlassHinge(SupervisedLoss):
     """One hinge a class: L = mean_i ( [m - u_{i,y_i}]+ + balance * sum_{c != y_i} [m + u_ic]+ ).
 
-    The error of an output unit is -1, 0 or +balance, and needs that unit and its label alone: no sum over the
-    others, as a softmax has. The supervised sibling of the contrastive hinge, after Amit (2019), Front. Comput.
+    The error of an output unit is -1, 0 or +balance. It depends on that unit and its label only, not on a sum over
+    all units as under a softmax. A supervised counterpart of the contrastive hinge, after Amit (2019), Front. Comput.
     Neurosci. 13:18.
 
     Args:
-        margin: m.
-        balance: weight of the wrong classes; null is 1/(K - 1), so that both sides weigh the same.
+        margin: m, in units of the logits.
+        balance: weight of the wrong classes, >= 0; None is 1/(K - 1), the same weight for the right class and for all
+            wrong ones together.
+
+    >>> MulticlassHinge()(torch.tensor([[2.0, 0.0, -3.0]]), torch.tensor([0]))  # class 1 is within the margin
+    tensor(0.5000)
     """
 
     def __init__(self, margin: PositiveFloat = 1.0, balance: NonNegativeFloat | None = None) -> None:

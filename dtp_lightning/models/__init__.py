@@ -1,7 +1,7 @@
 """Stages (a forward map that knows its own feedback map), backbones and heads."""
 
-from dtp_lightning.models.feedback_maps import ConvFeedback
+from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap
 from dtp_lightning.models.network import Network, conv_net, features_of, freeze
 from dtp_lightning.models.stage import Stage, conv_stage
 
-__all__ = ["ConvFeedback", "Network", "Stage", "conv_net", "conv_stage", "features_of", "freeze"]
+__all__ = ["ConvFeedback", "FeedbackMap", "Network", "Stage", "conv_net", "conv_stage", "features_of", "freeze"]

@@ -1,8 +1,10 @@
-"""Feedback maps of convolutional stages: what a stage's g is made of."""
+"""Feedback maps g of stages."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,16 @@ def activation_named(name: str) -> type[nn.Module]:
     """A class of torch.nn by its name, such as ``Tanh``, ``Hardtanh``, ``Identity``.
 
     Raises:
-        ValueError: torch.nn has no such class, or it needs arguments or changes the shape of what it is given.
+        ValueError: torch.nn has no such class, or it needs arguments or changes the shape of its input.
+
+    >>> activation_named("Tanh")
+    <class 'torch.nn.modules.activation.Tanh'>
     """
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"torch.nn has no activation '{name}': write it as torch does, such as Tanh or Hardtanh")
     try:
-        with torch.device("meta"):  # where nothing is computed and no random number is drawn
+        with torch.device("meta"):  # shapes only: nothing is computed, no random number is drawn
             fits = kind()(torch.empty(2, 4, 3, 3)).shape == (2, 4, 3, 3)
     except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError):
         fits = False
@@ -31,30 +36,63 @@ def activation_named(name: str) -> type[nn.Module]:
 
 
 def unpool(u: Tensor, pool_indices: Tensor, pool: int, size: tuple[int, int]) -> Tensor:
-    """Each value where the forward pass' maximum was, zeros elsewhere: max-pooling's backward pass.
+    """Put each value where the maximum of the forward pass was, zeros elsewhere: the backward pass of max-pooling.
 
-    What ``F.max_unpool2d`` does, many times faster on the CPU in channels-last memory.
+    The result of ``F.max_unpool2d``, many times faster on the CPU in channels-last memory.
 
     Args:
         u: (N, C, H', W').
         pool_indices: of that shape, as max-pooling returns them.
         pool: window and stride, in pixels.
-        size: (H, W) of what was pooled.
+        size: (H, W) of the input of the pooling.
     """
     like = torch.empty((*u.shape[:2], *size), dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
     window = [pool, pool]
     return torch.ops.aten.max_pool2d_with_indices_backward(u, like, window, window, [0, 0], [1, 1], False, pool_indices)
 
 
-class ConvFeedback(nn.ConvTranspose2d):
+class FeedbackMap(nn.Module, ABC):
+    """g_i: maps an activation of stage i back to an activation below it. A stage's ``feedback_map`` derives from it.
+
+    Attributes:
+        differs_exactly: whether :meth:`difference` loses no digits of a small e, even in bfloat16.
+    """
+
+    differs_exactly: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """g(u), (N, C, H', W') -> (N, C_below, *size).
+
+        Args:
+            u: of the shape of the stage's output.
+            size: (H, W) of the stage's input, in pixels.
+            pool_indices: of the stage's max-pool in the forward pass that u belongs to, of u's shape.
+        """
+
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """J_g(u) v, the derivative of g at u in the direction of v, (N, C, H', W') both -> (N, C_below, *size).
+
+        By :func:`torch.func.jvp` of ``forward``, unless a subclass knows a faster way.
+        """
+        derivative: Tensor = torch.func.jvp(lambda at: self(at, size, pool_indices), (u,), (v,))[1]
+        return derivative
+
+    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """g(h) - g(h - e), (N, C, H', W') both -> (N, C_below, *size)."""
+        difference: Tensor = self(h, size, pool_indices) - self(h - e, size, pool_indices)
+        return difference
+
+
+class ConvFeedback(FeedbackMap, nn.ConvTranspose2d):
     """g(u) = activation(strided transposed convolution of u), cropped to any size that pools to u's.
 
-    For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis; odd
-    sizes, which it never met, use the padding that lets every input pixel be reached.
+    For even sizes and a 3x3 kernel at stride 2 this is padding 1, output padding 1, as in the thesis. Odd sizes, which
+    the thesis does not have, use the padding with which every input pixel gets feedback.
 
     Args:
         in_channels, out_channels, kernel_size, stride, bias: see torch.nn.ConvTranspose2d.
-        activation: that of the stage below, so that targets have the range of what they are targets for.
+        activation: that of the stage below, so that targets have the range of its activations.
     """
 
     def __init__(
@@ -77,11 +115,11 @@ class ConvFeedback(nn.ConvTranspose2d):
         """
         at_u = self._convolve(self._spread(u, size, pool_indices), size, self.bias)
         along_v = self._convolve(self._spread(v, size, pool_indices), size, None)
-        moved: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
-        return moved
+        derivative: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
+        return derivative
 
     def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
-        """What is convolved; linear in u."""
+        """Input of the transposed convolution; linear in u."""
         return u
 
     def _convolve(self, u: Tensor, size: tuple[int, int], bias: Tensor | None) -> Tensor:

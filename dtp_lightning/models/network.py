@@ -1,4 +1,4 @@
-"""A backbone of stages and the projection head on top."""
+"""A backbone of stages under a projection head."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from dtp_lightning.models.stage import Stage, conv_stage
 class Network(nn.Module):
     """Images -> stages 1..L -> head.
 
-    Images arrive in [0, 1]; the network itself normalises them, so that training, probes and an exported
-    encoder can never disagree about it.
+    Images are in [0, 1]. The network itself normalises them, so that training, probes and an exported encoder use the
+    same normalisation.
 
     Args:
         stages: h_i = f_i(h_{i-1}), h_0 the normalised image.
         head: projection head, takes h_L and returns the embedding z (N, D), or a supervised control's logits.
-        mean, std: subtracted from and divided into every pixel; 0.5, 0.5 maps [0, 1] to [-1, 1].
-        shapes: (C, H, W) of h_1, ..., h_L at the size of image that the head was made for; learners that own
-            feedback to single stages, or heads of them, ask for it.
+        mean, std: every pixel x becomes (x - mean) / std; 0.5, 0.5 maps [0, 1] to [-1, 1].
+        shapes: (C, H, W) of h_1, ..., h_L at the image size that the head was made for. Learners need it that own
+            feedback to single stages, or heads of stages.
+
+    >>> from dtp_lightning.data import ImageSpec
+    >>> network = conv_net(ImageSpec(1, 28, 28, mirror_safe=False), channels=[8, 16], embedding_dim=10)
+    >>> images = torch.rand(5, 1, 28, 28)
+    >>> [tuple(h.shape) for h in network.activations(images)]
+    [(5, 8, 14, 14), (5, 16, 7, 7)]
+    >>> network(images).shape, network.features(images).shape
+    (torch.Size([5, 10]), torch.Size([5, 784]))
     """
 
     stages: Sequence[Stage]
@@ -51,7 +59,7 @@ class Network(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        """D, what the head's last linear layer gives."""
+        """D, the number of outputs of the head's last linear layer."""
         return [layer.out_features for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ class Network(nn.Module):
         return hs
 
     def features(self, images: Tensor) -> Tensor:
-        """What the probes read: h_L flattened, (N, F), of images (N, C, H, W) in [0, 1]."""
+        """Features (N, F) for probes: h_L flattened, of images (N, C, H, W) in [0, 1]."""
         return self.activations(images)[-1].flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ def conv_net(
     Source: thesis code (454,016 forward and 387,296 feedback parameters at 32 x 32 x 3).
 
     Args:
-        images: size, channels and normalisation of what comes in.
+        images: size, channels and normalisation of the images.
         channels: of each stage's output; one stage each.
         kernel_size: of every stage, in pixels.
         stride: of the convolutions, in pixels; one for all stages, or one each.
@@ -107,11 +115,12 @@ def conv_net(
         embedding_dim: D, size of the embedding that the objective sees.
         head_activation: of the head.
         bias: whether stages and head have biases.
-        classes: for a supervised control: a linear head gives so many logits instead of an embedding. The stages
-            start from the same weights either way.
+        classes: K, for a supervised control: a linear head gives K logits instead of an embedding. The stages have the
+            same initial weights either way.
 
     Raises:
         ConfigError: the image is smaller than the poolings need, or a list has not one entry a stage.
+        ValueError: see :func:`conv_stage`.
     """
     count = len(channels)
     strides, pools = _each("stride", stride, count), _each("pool", pool, count)
@@ -142,7 +151,7 @@ def conv_net(
 
 @torch.no_grad()
 def _shapes(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
-    """(C, H, W) of h_1, ..., h_L, by looking."""
+    """(C, H, W) of h_1, ..., h_L, from a forward pass of one image."""
     h = torch.zeros(1, images.channels, images.height, images.width)
     shapes = []
     for stage in stages:
@@ -167,7 +176,13 @@ def freeze(network: Network) -> Network:
 
 @torch.no_grad()
 def features_of(network: Network, images: Images, batch_size: int = 1000) -> Tensor:
-    """Features (N, F) on the CPU, in float32, of uint8 images (N, C, H, W), computed batch by batch."""
+    """Features (N, F) on the CPU, in float32, of uint8 images (N, C, H, W).
+
+    Args:
+        network: evaluated as it is (see :func:`freeze`).
+        images: uint8 in 0..255.
+        batch_size: images a forward pass.
+    """
     device = next(network.parameters()).device
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in batches])

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from dtp_lightning.models.convolution import Conv
-from dtp_lightning.models.feedback_maps import ConvFeedback, UnpoolFeedback, activation_named
+from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, UnpoolFeedback, activation_named
 from dtp_lightning.models.transposable import TransposableFeedback
 
 
 class StageOutput(NamedTuple):
-    """What a stage's forward map gives.
+    """What a stage's forward pass returns.
 
     Attributes:
-        y: f(x).
-        pool_indices: which pixels won the max-pool, if the feedback map wants them.
-        preactivation: output of the first layer where that is linear, see :meth:`Stage.run_perturbed`.
+        y: f(x), (N, C, H', W').
+        pool_indices: where the maxima of the max-pool are, int64 of y's shape, if the feedback map needs them.
+        preactivation: output of the first layer where that layer is linear, see :meth:`Stage.run_perturbed`.
     """
 
     y: Tensor
@@ -34,7 +34,7 @@ class StageOutput(NamedTuple):
 class Bias(nn.Module):
     """Adds one number a channel, in place.
 
-    max(a) + b = max(a + b), to the last bit: behind the pool the bias and its gradient touch a quarter of the memory.
+    max(a) + b = max(a + b), to the last bit. After a 2 x 2 pool the bias and its gradient read a quarter of the memory.
     """
 
     def __init__(self, bias: nn.Parameter) -> None:
@@ -47,15 +47,22 @@ class Bias(nn.Module):
 
 
 class Stage(nn.Module):
-    """f: activation below -> activation here, and g: back again.
+    """f_i, which maps activation h_{i-1} to h_i, and its feedback map g_i, which maps h_i back to h_{i-1}.
 
     Args:
         forward_map: f, maps (N, C_below, H, W) to (N, C, H', W'); layers in a row where it is a Sequential.
-        feedback_map: g, called as ``g(u, (H, W), pool_indices)`` with u of f's output shape, returns f's input shape.
-            None where nothing below needs a target (the first stage: the image is given).
+        feedback_map: g. None where nothing below needs a target (the first stage: below it is the image).
+
+    >>> stage = conv_stage(3, 8)
+    >>> x = torch.rand(2, 3, 32, 32)
+    >>> h = stage(x)
+    >>> h.shape
+    torch.Size([2, 8, 16, 16])
+    >>> stage.feedback(h, like=x).shape
+    torch.Size([2, 3, 32, 32])
     """
 
-    def __init__(self, forward_map: nn.Module, feedback_map: nn.Module | None = None) -> None:
+    def __init__(self, forward_map: nn.Module, feedback_map: FeedbackMap | None = None) -> None:
         super().__init__()
         self.forward_map = forward_map
         self.feedback_map = feedback_map
@@ -94,7 +101,7 @@ class Stage(nn.Module):
         return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
     def layers(self) -> list[nn.Module]:
-        """What f consists of, in order."""
+        """The layers of f, in order."""
         return list(self.forward_map) if isinstance(self.forward_map, nn.Sequential) else [self.forward_map]
 
     def feedback(self, u: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
@@ -108,33 +115,46 @@ class Stage(nn.Module):
         Raises:
             RuntimeError: this stage was built without a feedback map.
         """
-        if self.feedback_map is None:
-            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
-        return self.feedback_map(u, (like.shape[-2], like.shape[-1]), pool_indices)
+        feedback_map, size = self._feedback_map(like)
+        g_u: Tensor = feedback_map(u, size, pool_indices)
+        return g_u
 
     def feedback_jvp(self, u: Tensor, v: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
-        """J_{g_i}(u) v, of the shape of ``like`` (of convolutions in less time than :func:`torch.func.jvp` takes).
+        """J_{g_i}(u) v, of the shape of ``like``: the derivative of g_i at u in the direction of v.
 
         Args:
             u, v: of f's output shape.
             like, pool_indices: see :meth:`feedback`.
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
         """
-        feedback = self.feedback_map
-        if isinstance(feedback, ConvFeedback) and _written_by(feedback, "forward") is _written_by(feedback, "jvp"):
-            return feedback.jvp(u, v, (like.shape[-2], like.shape[-1]), pool_indices)
-        carried: Tensor = torch.func.jvp(lambda at: self.feedback(at, like, pool_indices), (u,), (v,))[1]
-        return carried
+        feedback_map, size = self._feedback_map(like)
+        return feedback_map.jvp(u, v, size, pool_indices)
+
+    def _feedback_map(self, like: Tensor) -> tuple[FeedbackMap, tuple[int, int]]:
+        """The feedback map, and the size (H, W) that it maps to."""
+        if self.feedback_map is None:
+            raise RuntimeError("this stage has no feedback map: build it with feedback=True")
+        return self.feedback_map, (like.shape[-2], like.shape[-1])
 
     def feedback_difference(self, h: Tensor, e: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
-        """g_i(h) - g_i(h - e), of the shape of ``like``; exact for small e where :attr:`differs_exactly`."""
-        if isinstance(self.feedback_map, TransposableFeedback):
-            return self.feedback_map.difference(h, e, (like.shape[-2], like.shape[-1]), pool_indices)
-        return self.feedback(h, like, pool_indices) - self.feedback(h - e, like, pool_indices)
+        """g_i(h) - g_i(h - e), of the shape of ``like``.
+
+        Args:
+            h, e: of f's output shape.
+            like, pool_indices: see :meth:`feedback`.
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
+        """
+        feedback_map, size = self._feedback_map(like)
+        return feedback_map.difference(h, e, size, pool_indices)
 
     @property
     def differs_exactly(self) -> bool:
-        """Whether a difference of g loses no digits, even in bfloat16."""
-        return isinstance(self.feedback_map, TransposableFeedback)
+        """Whether :meth:`feedback_difference` loses no digits of a small e, even in bfloat16."""
+        return self.feedback_map is not None and self.feedback_map.differs_exactly
 
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""
@@ -143,11 +163,6 @@ class Stage(nn.Module):
     def feedback_parameters(self) -> list[nn.Parameter]:
         """Parameters of g; empty without one."""
         return [] if self.feedback_map is None else list(self.feedback_map.parameters())
-
-
-def _written_by(module: nn.Module, method: str) -> type:
-    """The class whose own a method is: a subclass may have another ``forward`` and no ``jvp`` to go with it."""
-    return next(kind for kind in type(module).__mro__ if method in vars(kind))
 
 
 def _through(layers: list[nn.Module], x: Tensor, held: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

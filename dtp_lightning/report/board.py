@@ -1,4 +1,4 @@
-"""Runs without an account: ``python -m dtp_lightning.report.board FOLDER... [--page report.html]``.
+"""Runs without an account: ``dtp board FOLDER... [--page report.html]``.
 
 Opens the page, and W&B's own viewer for the terminal on all W&B runs below the folders.
 """
@@ -41,9 +41,9 @@ def collect(folders: Sequence[Path]) -> Path | None:
 
 def main() -> None:
     """Show them on a terminal; elsewhere say how."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.board", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp board", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
-    parser.add_argument("--page", type=Path, help="HTML to open, written by python -m dtp_lightning.report --html")
+    parser.add_argument("--page", type=Path, help="HTML to open, written by dtp report --html")
     arguments = parser.parse_args()
     wanted = [*arguments.folders, *([arguments.page] if arguments.page else [])]
     if missing := [path for path in wanted if not path.exists()]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from dtp_lightning.config.keys import key
 from dtp_lightning.report.statistics import Interval
+from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import AXES, RANDOM
 
 Run = Mapping[str, Any]
-MAY_DIFFER = re.compile(
-    r"(seed|resume|workers|loading|checkpoint|dataset\.root|trainer\.(max_epochs|on_nonfinite|save_every_n_steps)|(logger|callbacks|evaluation)(\..*)?)"
-)
-"""Keys of config.yaml that say nothing about what a cell's runs learned (a checkpoint names the run evaluated)."""
 ABSENT = "(not there)"
 PREFERRED = ("linear", "linear_thesis", "knn")  # whose accuracy stands for a task, the first that is there
+RANDOM_NAME = "random encoder"
+OF_ENCODER = ("model.", "dataset.")  # settings that an untrained encoder's accuracy depends on
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Cell:
 
     Attributes:
         names: axis -> value, and ``settings``, all as text.
-        runs: seed -> summary; what was found about a seed in several folders is joined.
+        runs: seed -> summary; the summaries of a seed's several folders are merged.
         folders: seed -> these folders; the first is that of the training, if it is among the runs.
     """
 
@@ -47,29 +44,57 @@ class Cell:
         """Data set, model and loss: cells that share a figure."""
         return tuple(self.names[name] for name in ("dataset", "model", "loss"))
 
-    def values(self, key: str, factor: float = 1.0) -> dict[int, float]:
-        """Seed -> quantity, of the runs that have it."""
-        return {seed: factor * run[key] for seed, run in self.runs.items() if run.get(key) is not None}
+    @property
+    def training(self) -> Path:
+        """Folder of the training with its lowest seed."""
+        return trained_in(next(iter(self.folders.values()))[0])
 
-    def interval(self, key: str, factor: float = 1.0) -> Interval | None:
-        """Its mean over seeds; None where no run has it."""
-        found = self.values(key, factor)
-        return Interval.of(list(found.values())) if found else None
+    def values(self, name: str, factor: float = 1.0) -> dict[int, float]:
+        """Seed -> quantity, of the runs that have it."""
+        return {seed: factor * run[name] for seed, run in self.runs.items() if run.get(name) is not None}
+
+    def interval(self, name: str, factor: float = 1.0) -> Interval | None:
+        """The quantity's mean over seeds; None where no run has it."""
+        values = self.values(name, factor)
+        return Interval.of(list(values.values())) if values else None
 
 
 def cells_of(runs: Sequence[Run]) -> list[Cell]:
-    """One cell for each combination of axes and settings, in the order of the runs."""
-    found: dict[tuple[str, ...], dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    """One cell for each combination of axes and settings, in the order of the runs; cells of a task stand together."""
+    by_names: dict[tuple[str, ...], dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        found[*(str(run[axis]) for axis in AXES), run["settings"]][run["seed"]].append(run)
+        by_names[*(str(run[axis]) for axis in AXES), run["settings"]][run["seed"]].append(run)
     cells = []
-    for names, seeds in found.items():
-        # an evaluation adds to the run it is of, so that it comes second
+    for names, seeds in by_names.items():
+        # an evaluation adds to the run that it evaluates, so it comes second
         ordered = {seed: sorted(seeds[seed], key=lambda run: "checkpoint" in run) for seed in sorted(seeds)}
-        joined = {seed: {key: v for run in runs for key, v in run.items()} for seed, runs in ordered.items()}
+        merged = {seed: {name: v for run in runs for name, v in run.items()} for seed, runs in ordered.items()}
         folders = {seed: [Path(run["folder"]) for run in runs] for seed, runs in ordered.items()}
-        cells.append(Cell(dict(zip((*AXES, "settings"), names, strict=True)), joined, folders))
-    return cells
+        cells.append(Cell(dict(zip((*AXES, "settings"), names, strict=True)), merged, folders))
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    return sorted(cells, key=lambda cell: tasks.index(cell.task))
+
+
+def random_cells(runs: Sequence[Run]) -> list[Cell]:
+    """A cell of untrained encoders for each data set (that of the evaluation), model, and settings of these two.
+
+    An untrained encoder depends on its seed alone: however many trainings began with it, it counts once. Its quantities
+    have the names of the trained one's; its ``names`` have no loss, its ``folders`` are empty.
+    """
+    by_names: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        values = {name.removeprefix(RANDOM): value for name, value in run.items() if name.startswith(RANDOM)}
+        if values:
+            settings = " ".join(word for word in run["settings"].split() if word.lstrip("+~").startswith(OF_ENCODER))
+            by_names[run.get("evaluated_on", run["dataset"]), run["model"], settings][run["seed"]] |= values
+    return [
+        Cell(
+            {"dataset": dataset, "model": model, "loss": "", "learner": RANDOM_NAME, "epochs": "0", "settings": words},
+            {seed: seeds[seed] for seed in sorted(seeds)},
+            {},
+        )
+        for (dataset, model, words), seeds in by_names.items()
+    ]
 
 
 def labels_of(cells: Sequence[Cell]) -> list[str]:
@@ -88,8 +113,8 @@ def labels_of(cells: Sequence[Cell]) -> list[str]:
 def probes_of(runs: Sequence[Run], split: str) -> list[str]:
     """Names of the probes that some run has an accuracy of on this split."""
     ending = f"/{split}_acc"
-    keys = dict.fromkeys(key for run in runs for key in run if key.endswith(ending) and not key.startswith(RANDOM))
-    return [key.removesuffix(ending) for key in keys]
+    names = dict.fromkeys(name for run in runs for name in run if name.endswith(ending) and not name.startswith(RANDOM))
+    return [name.removesuffix(ending) for name in names]
 
 
 def main_probe(cells: Sequence[Cell], split: str) -> str | None:
@@ -98,71 +123,40 @@ def main_probe(cells: Sequence[Cell], split: str) -> str | None:
     return next((probe for probe in (*PREFERRED, *probes) if probe in probes), None)
 
 
-def random_encoders(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, Run]]:
-    """(data set evaluated on, model) -> seed -> a summary that holds the untrained encoder's accuracies.
-
-    The untrained encoder depends on the seed alone: however many rules started from it, it counts once.
-    """
-    found: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
-    for run in runs:
-        if any(key.startswith(RANDOM) for key in run):
-            seeds = found[run.get("evaluated_on", run["dataset"]), run["model"]]
-            seeds[run["seed"]] = {**seeds.get(run["seed"], {}), **run}
-    return found
-
-
-def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
-    """A run's config.yaml as dotted key -> value, both text; empty where there is none.
-
-    Args:
-        folder: the run's.
-        defaults: also what the file leaves to the defaults of classes, which then have to be loaded (seconds).
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        return {}
-    config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    if defaults:
-        from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
-
-        config = with_defaults(config)
-    return dict(_flat(config))
-
-
-def trained_in(folder: Path) -> Path:
-    """Where the training of this run is written down: for an evaluation the folder of its checkpoint, if it is here."""
-    checkpoint = config_of(folder).get("checkpoint")
-    if checkpoint:
-        trained = Path(checkpoint).parent.parent
-        return trained if (trained / "config.yaml").exists() else folder
-    return folder
-
-
 def differing(configs: Mapping[Any, Mapping[str, str]]) -> dict[Any, dict[str, str]]:
     """What is not the same in all: name -> key -> own value; nothing for names without a configuration."""
     known = {name: config for name, config in configs.items() if config}
-    keys = sorted({key for config in known.values() for key in config})
-    differ = [key for key in keys if len({config.get(key, ABSENT) for config in known.values()}) > 1]
+    keys = sorted({k for config in known.values() for k in config})
+    differ = [k for k in keys if len({config.get(k, ABSENT) for config in known.values()}) > 1]
     return {name: {k: config.get(k, ABSENT) for k in differ if known.get(name)} for name, config in configs.items()}
 
 
-def unexpected(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
+def differences_between(a: Cell, b: Cell) -> list[str]:
+    """Keys in which two cells' trainings differ and that matter (:attr:`~dtp_lightning.config.keys.Key.may_differ`)."""
+    configs = {i: config_of(cell.training) for i, cell in enumerate((a, b))}
+    if len({"checkpoint" in config for config in configs.values()}) > 1:
+        return []  # a training and an evaluation have other keys
+    return [name for name in differing(configs)[0] if not key(name).may_differ]
+
+
+def differences_within(cells: Iterable[Cell]) -> dict[str, dict[str, list[str]]]:
     """Keys of config.yaml that differ between runs of one cell although neither its axes nor its settings say so.
 
     Trainings are compared with trainings and evaluations with evaluations, because their keys are others.
 
     Returns:
-        cell -> key -> the values seen.
+        cell -> key -> its values.
     """
-    found = _unexpected(runs, defaults=False)
-    if any(ABSENT in values for keys in found.values() for values in keys.values()):
-        return _unexpected(runs, defaults=True)  # an older version may have had fewer parameters
-    return found
+    cells = list(cells)
+    differences = _differences_within(cells, defaults=False)
+    if any(ABSENT in values for keys in differences.values() for values in keys.values()):
+        return _differences_within(cells, defaults=True)  # an older version may have had fewer parameters
+    return differences
 
 
-def _unexpected(runs: Sequence[Run], *, defaults: bool) -> dict[str, dict[str, list[str]]]:
-    found: dict[str, dict[str, list[str]]] = {}
-    for cell in cells_of(runs):
+def _differences_within(cells: Iterable[Cell], *, defaults: bool) -> dict[str, dict[str, list[str]]]:
+    differences: dict[str, dict[str, list[str]]] = {}
+    for cell in cells:
         kinds: dict[bool, dict[Path, dict[str, str]]] = {True: {}, False: {}}
         for folder in (folder for folders in cell.folders.values() for folder in folders):
             config = config_of(folder, defaults=defaults)
@@ -170,17 +164,17 @@ def _unexpected(runs: Sequence[Run], *, defaults: bool) -> dict[str, dict[str, l
                 trained = trained_in(folder)
                 kinds[False][trained] = config_of(trained, defaults=defaults)
             kinds["checkpoint" in config][folder] = config
-        name = " ".join(value for value in cell.names.values() if value)
+        label = " ".join(value for value in cell.names.values() if value)
         for configs in kinds.values():
             for difference in differing(configs).values():
-                for key, value in difference.items():
-                    if not MAY_DIFFER.fullmatch(key):
-                        values = found.setdefault(name, {}).setdefault(key, [])
+                for name, value in difference.items():
+                    if not key(name).may_differ:
+                        values = differences.setdefault(label, {}).setdefault(name, [])
                         values.extend([value] if value not in values else [])
-    return found
+    return differences
 
 
-def repeated(cells: Iterable[Cell]) -> list[str]:
+def duplicate_trainings(cells: Iterable[Cell]) -> list[str]:
     """Sentences about seeds that a cell has more than one training of: only the last is counted."""
     sentences = []
     for cell in cells:
@@ -192,9 +186,13 @@ def repeated(cells: Iterable[Cell]) -> list[str]:
     return sentences
 
 
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(config, dict) and config:
-        for key, value in config.items():
-            yield from _flat(value, f"{prefix}{key}.")
-    else:
-        yield prefix.removesuffix("."), str(config)
+def group_label(cell: Cell, among: Sequence[Cell] = ()) -> str:
+    """What a group of learners shares: data set, model, loss, epochs, settings, as text.
+
+    Args:
+        cell: one of the group.
+        among: leaves out what all of these cells share.
+    """
+    axes = [a for a in cell.names if a != "learner" and (not among or len({c.names[a] for c in among}) > 1)]
+    words = {axis: cell.names[axis] for axis in axes if cell.names[axis]}
+    return " · ".join(f"{word} epochs" if axis == "epochs" else word for axis, word in words.items()) or "no settings"

@@ -1,4 +1,4 @@
-"""A W&B workspace made by code: ``python -m dtp_lightning.report.dashboard FOLDER... --entity NAME --project NAME``.
+"""A W&B workspace made by code: ``dtp dashboard FOLDER... --entity NAME --project NAME``.
 
 Reads the run folders that were uploaded: every panel names quantities that these runs logged.
 """
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtp_lightning.errors import UserError
-from dtp_lightning.report.__main__ import read_runs
-from dtp_lightning.report.cells import config_of
+from dtp_lightning.runs.reader import config_of, read_runs
 from dtp_lightning.runs.summary import RANDOM, figures_in, scalars_of
 
 if TYPE_CHECKING:
@@ -52,10 +51,10 @@ def tracked(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     Raises:
         UserError: none was.
     """
-    found = [run for run in runs if (Path(run["folder"]) / "wandb").exists()]
-    if not found:
+    logged = [run for run in runs if (Path(run["folder"]) / "wandb").exists()]
+    if not logged:
         raise UserError("no run here was logged to W&B: run with logger=wandb")
-    return found
+    return logged
 
 
 def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name: str) -> Workspace:
@@ -117,15 +116,15 @@ def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
     curves = sorted({name for folder in folders for name in names_in(read_rows(folder / "metrics.csv"))})
     bars = sorted({name for run in runs for name in scalars_of(run)})
     pictures = sorted({name for folder in folders for name in figures_in(folder)})
-    spread: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    bands: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     sections = []
     for section, pattern in SECTIONS.items():
         inside = [[name for name in names if re.fullmatch(pattern, name)] for names in (curves, bars, pictures)]
         panels: list[Any] = [
-            wr.LinePlot(title=title, x=STEP, y=[*names], log_y=bool(LOGARITHMIC.fullmatch(names[0])) or None, **spread)
+            wr.LinePlot(title=title, x=STEP, y=[*names], log_y=bool(LOGARITHMIC.fullmatch(names[0])) or None, **bands)
             for title, names in panels_of(inside[0]).items()
         ]
-        panels += [wr.BarPlot(title=title, metrics=[*names], **spread) for title, names in panels_of(inside[1]).items()]
+        panels += [wr.BarPlot(title=title, metrics=[*names], **bands) for title, names in panels_of(inside[1]).items()]
         panels += [wr.MediaBrowser(title=name, media_keys=[name], num_columns=1) for name in inside[2]]
         if panels:
             layout = ws.SectionLayoutSettings(columns=ACROSS, rows=-(-len(panels) // ACROSS))
@@ -153,7 +152,7 @@ def upload(made: Workspace) -> str:
 
 def main() -> None:
     """Make the workspace of these runs; say where it is and what it lacks."""
-    parser = argparse.ArgumentParser(prog="python -m dtp_lightning.report.dashboard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dtp dashboard", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--entity", default="", help="W&B user or team that the runs were uploaded to")
     parser.add_argument("--project", default="", help="W&B project that they are in")

@@ -19,8 +19,9 @@ from matplotlib.ticker import MaxNLocator
 
 from dtp_lightning.figures import plots
 from dtp_lightning.figures.plots import read_rows, steps_per_epoch
-from dtp_lightning.report.cells import Cell, config_of, labels_of, main_probe, trained_in
-from dtp_lightning.report.rules import ANGLE
+from dtp_lightning.report.angles import mean_angles
+from dtp_lightning.report.cells import Cell, labels_of, main_probe
+from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import RANDOM
 
 # SVG leaves out a black that is pure, and what is left out cannot become light on a dark page
@@ -39,7 +40,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawing:
     """A figure.
 
     Attributes:
@@ -98,7 +99,7 @@ class Line:
         }
 
 
-def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawn]:
+def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawing]:
     """All that the runs have numbers for; a figure of each kind for each data set, model and loss.
 
     Args:
@@ -114,12 +115,12 @@ def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawn]:
         lines = [Line(cell, label, numbers[label]) for cell, label in members]
         where = " · ".join(task) if len(tasks) > 1 else ""
         for draw in (_learning, _angles, _distances):
-            drawn = draw(_once(lines), where)
-            yield from [drawn] if drawn else []
+            drawing = draw(_once(lines), where)
+            yield from [drawing] if drawing else []
         probe = main_probe(tasks[task], split)
         for cost in (_seconds, _macs) if probe else ():
-            drawn = _against(lines, where, f"{probe}/{split}_acc", cost)
-            yield from [drawn] if drawn else []
+            drawing = _against(lines, where, f"{probe}/{split}_acc", cost)
+            yield from [drawing] if drawing else []
 
 
 def _once(lines: Sequence[Line]) -> list[Line]:
@@ -130,38 +131,38 @@ def _once(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line in longest.values()]
 
 
-def _learning(lines: Sequence[Line], where: str) -> Drawn | None:
+def _learning(lines: Sequence[Line], where: str) -> Drawing | None:
     caption = "Validation k-NN accuracy while training: mean over seeds, band from the worst seed to the best."
     return _curves(lines, where, "Learning curves", caption, "validation k-NN, %", _column("val/knn_acc", 100))
 
 
-def _angles(lines: Sequence[Line], where: str) -> Drawn | None:
+def _angles(lines: Sequence[Line], where: str) -> Drawing | None:
     caption = (
-        "Angle between a rule's weight gradients and backprop's: mean over stages and seeds, band over seeds. "
-        "0 is backprop, 90 unrelated."
+        "Angle between a rule's weight gradients and backprop's: mean over seeds and over all stages but the top one, "
+        "band over seeds. 0 is backprop, 90 unrelated."
     )
     return _curves(lines, where, "Angle to backprop", caption, "degrees", _angle, x_label="step", level=90)
 
 
-def _distances(lines: Sequence[Line], where: str) -> Drawn | None:
+def _distances(lines: Sequence[Line], where: str) -> Drawing | None:
     caption = (
         "Mean L1 distance of embeddings on validation, mean over seeds: views of one image (filled), of two (open)."
     )
     title, label = "Distances of pairs", "L1 distance"
-    found = _curves(lines, where, title, caption, label, _column("val/distances/l1/positive_mean"), " positive")
-    if found:
-        axis = found.figure.axes[0]
+    drawing = _curves(lines, where, title, caption, label, _column("val/distances/l1/positive_mean"), " positive")
+    if drawing:
+        axis = drawing.figure.axes[0]
         with matplotlib.rc_context(STYLE):
             _draw(axis, lines, _column("val/distances/l1/negative_mean"), " negative", mfc="none")
             axis.set_ylim(bottom=0)
             _legend(axis, columns=2)  # filled down since the first column: positives left, negatives right
-    return found
+    return drawing
 
 
 def _curves(
     lines: Sequence[Line], where: str, title: str, caption: str, y_label: str,
     points: Callable[[Path, Cell], Points], suffix: str = "", x_label: str = "epoch", level: float | None = None,
-) -> Drawn | None:  # fmt: skip
+) -> Drawing | None:  # fmt: skip
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.2))
         axis = figure.subplots()
@@ -175,19 +176,19 @@ def _curves(
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(axis)
     full = f"{title}: {where}" if where else title
-    return Drawn(_slug(full), full, caption, figure)
+    return Drawing(_slug(full), full, caption, figure)
 
 
 def _draw(axis: Axes, lines: Sequence[Line], points: Callable[[Path, Cell], Points], suffix: str, **look: Any) -> int:
     """Mean and range over the seeds of each cell; how many cells have any."""
-    drawn = 0
+    count = 0
     for line in lines:
         at: dict[float, list[float]] = defaultdict(list)
         for folders in line.cell.folders.values():
             for x, y in points(trained_in(folders[0]), line.cell):
                 at[x].append(y)
         if at:
-            drawn += 1
+            count += 1
             xs = sorted(at)
             every = max(1, len(xs) // 8)
             means = [statistics.fmean(at[x]) for x in xs]
@@ -195,12 +196,12 @@ def _draw(axis: Axes, lines: Sequence[Line], points: Callable[[Path, Cell], Poin
             axis.plot(xs, means, label=line.label + suffix, **style)
             low, high = [min(at[x]) for x in xs], [max(at[x]) for x in xs]
             axis.fill_between(xs, low, high, color=line.look["color"], alpha=0.16 if len(lines) < 5 else 0.06, lw=0)
-    return drawn
+    return count
 
 
 def _against(
     lines: Sequence[Line], where: str, key: str, cost: tuple[str, str, Callable[[Line], dict[int, float]]]
-) -> Drawn | None:
+) -> Drawing | None:
     """An accuracy against what it cost: a small mark for each seed, a large one for their mean."""
     name, x_label, cost_of = cost
     with matplotlib.rc_context(STYLE):
@@ -226,7 +227,7 @@ def _against(
         axis.set_ylim(top=min(axis.get_ylim()[1], 100.5))
         _legend(axis)
     full = f"Accuracy against {name}" + (f": {where}" if where else "")
-    return Drawn(_slug(full), full, "Small marks are seeds, large ones their means; further left is cheaper.", figure)
+    return Drawing(_slug(full), full, "Small marks are seeds, large ones their means; further left is cheaper.", figure)
 
 
 def total_macs(folder: Path, macs_per_image: float) -> float | None:
@@ -247,8 +248,8 @@ def total_macs(folder: Path, macs_per_image: float) -> float | None:
 
 def _macs_of(line: Line) -> dict[int, float]:
     macs = line.cell.values("cost/macs_per_image")
-    found = {seed: total_macs(trained_in(line.cell.folders[seed][0]), each) for seed, each in macs.items()}
-    return {seed: total / 1e12 for seed, total in found.items() if total is not None}
+    totals = {seed: total_macs(trained_in(line.cell.folders[seed][0]), each) for seed, each in macs.items()}
+    return {seed: total / 1e12 for seed, total in totals.items() if total is not None}
 
 
 _seconds = ("training time", "training, seconds", lambda line: line.cell.values("fit/seconds"))
@@ -259,19 +260,14 @@ def _column(name: str, factor: float = 1.0) -> Callable[[Path, Cell], Points]:
     def points(folder: Path, cell: Cell) -> Points:
         rows = read_rows(folder / "metrics.csv")
         per_epoch, last = steps_per_epoch(rows), int(cell.names["epochs"])
-        found = {(int(row["step"]) + 1) / per_epoch: factor * float(row[name]) for row in rows if row.get(name)}
-        return [(x, y) for x, y in found.items() if x <= last + 1e-6]  # a checkpoint may be older than its run
+        at = {(int(row["step"]) + 1) / per_epoch: factor * float(row[name]) for row in rows if row.get(name)}
+        return [(x, y) for x, y in at.items() if x <= last + 1e-6]  # a checkpoint may be older than its run
 
     return points
 
 
 def _angle(folder: Path, cell: Cell) -> Points:
-    points = {}
-    for row in read_rows(folder / "metrics.csv"):
-        found = [float(value) for name, value in row.items() if value and ANGLE.fullmatch(name)]
-        if found:
-            points[float(row["step"])] = statistics.fmean(found)
-    return list(points.items())
+    return [*dict(mean_angles(folder / "metrics.csv")).items()]
 
 
 def _legend(axis: Axes, columns: int = 3) -> None:

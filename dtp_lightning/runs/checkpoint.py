@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.checkpoint_io import epochs_of
 from dtp_lightning.runs.safe_loading import load, trusted
@@ -27,7 +26,7 @@ class Checkpoint:
         path: of the file.
         names: option of each group that the run's names are made of.
         config: the run's resolved configuration.
-        images: what the encoder was made for.
+        images: what the encoder was made for: the numbers of an :class:`dtp_lightning.data.images.ImageSpec`.
         classes: of the pre-training data; empty where it had no labels.
         epochs: that were completed.
         weights: state of the network.
@@ -36,7 +35,7 @@ class Checkpoint:
     path: Path
     names: dict[str, str]
     config: dict[str, Any]
-    images: ImageSpec
+    images: dict[str, Any]
     classes: list[str]
     epochs: int
     weights: Mapping[str, Tensor]
@@ -52,12 +51,12 @@ class Checkpoint:
             raise DataError(f"checkpoint={path}: no such file; a run leaves <run folder>/checkpoints/last.ckpt")
         stored = load(path)
         try:
-            kept, epochs = stored["hyper_parameters"], epochs_of(stored)
+            run, epochs = stored["hyper_parameters"], epochs_of(stored)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
-            names = {group: str(kept["names"][group]) for group in NAMED}
-            config = {**kept["config"], "seed": int(kept["config"]["seed"])}
-            images = TypeAdapter(ImageSpec).validate_python(kept["images"])
-            return cls(path, names, config, images, list(kept["classes"]), epochs, weights)
+            names = {group: str(run["names"][group]) for group in NAMED}
+            config = {**run["config"], "seed": int(run["config"]["seed"])}
+            images = TypeAdapter(dict[str, bool | int | float]).validate_python(run["images"])
+            return cls(path, names, config, images, list(run["classes"]), epochs, weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
 

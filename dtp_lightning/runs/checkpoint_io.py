@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from torch import nn
 
-from dtp_lightning.errors import DataError
+from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.runs.safe_loading import load
+from dtp_lightning.runtime.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -34,27 +36,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None
     ) -> None:
-        """Write beside the name, and take the name once all is on disk.
+        """Write a checkpoint.
 
         Raises:
             OSError: the disk is full, for example; what was there before is still there.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
         buffer = io.BytesIO()  # torch's own writing into a file hides why it failed
         torch.save(checkpoint, buffer)
-        try:
-            with partial.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        if path.name == LAST and path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(partial, path)
+        write_atomically(path, buffer.getbuffer(), previous=path.with_name(PREVIOUS) if path.name == LAST else None)
 
 
 @dataclass(frozen=True)
@@ -118,9 +108,9 @@ def newest(folder: Path, *, repair: bool = False) -> Path | None:
         DataError: there are some, and all are damaged.
     """
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
-    found = [path for path in (last, previous) if path.exists()]
-    good = next((path for path in found if whole(path)), None)
-    if found and good is None:
+    there = [path for path in (last, previous) if path.exists()]
+    good = next((path for path in there if whole(path)), None)
+    if there and good is None:
         raise DataError(f"{last} is damaged, and there is none before it: delete {last.parent} to begin again")
     if good == previous:
         reason = "is damaged" if last.exists() else "is missing"
@@ -129,3 +119,31 @@ def newest(folder: Path, *, repair: bool = False) -> Path | None:
             os.replace(previous, last)
             return last
     return good
+
+
+def check_resumable(path: Path, module: nn.Module, max_epochs: int) -> None:
+    """A checkpoint to go on from belongs to this learner and network, and has epochs left to run.
+
+    Args:
+        path: of the checkpoint.
+        module: that its weights will be loaded into.
+        max_epochs: of this run.
+
+    Raises:
+        ConfigError: it does not.
+        DataError: the checkpoint cannot be read.
+    """
+    stored = load(path)
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
+        for state in (module.state_dict(), stored.get("state_dict", {}))
+    )
+    for key in dict.fromkeys([*ours, *theirs]):
+        if ours.get(key) != theirs.get(key):
+            here, there = (shapes.get(key, "none") for shapes in (ours, theirs))
+            raise ConfigError(
+                f"{path} is of another learner, model or data set ({key.removeprefix('learner.')}: "
+                f"{there} there, {here} here): resume with the choices that it was trained with"
+            )
+    if (done := epochs_of(stored)) > max_epochs:
+        raise ConfigError(f"{path} has seen {done} epochs already: set trainer.max_epochs to more than that")

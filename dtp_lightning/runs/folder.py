@@ -13,31 +13,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dtp_lightning.config.instantiate import flat_keys, with_defaults
+from dtp_lightning.config.flatten import flatten
+from dtp_lightning.config.instantiate import with_defaults
+from dtp_lightning.config.keys import key as key_of
+from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
 from dtp_lightning.runs.checkpoint_io import newest
-from dtp_lightning.runs.summary import failed, write_failed
-
-with contextlib.suppress(ImportError):  # not on Windows: there two processes are not kept apart
-    import fcntl
+from dtp_lightning.runs.lock import locked
+from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.summary import write_failed
+from dtp_lightning.runtime.files import write_atomically
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-MAY_DIFFER = (
-    *("resume", "workers", "loading"),
-    *(
-        "trainer.max_epochs",
-        "trainer.accelerator",
-        "trainer.strategy",
-        "trainer.on_nonfinite",
-        "trainer.save_every_n_steps",
-    ),
-)
-"""What a resumed run's command line may say otherwise than the run did."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A folder that this process alone writes into.
+class RunState:
+    """How far the run in a folder came.
 
     Attributes:
         checkpoint: to go on from; None begins at the beginning.
@@ -49,130 +41,109 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, values: Mapping[str, Any]) -> Iterator[Claim]:
+def acquire(folder: Path, config: RunConfig | EvaluationConfig, *, is_owner: bool = True) -> Iterator[RunState]:
     """Own a folder for the time of a run; what it holds already stays, unless ``resume`` says to go on with it.
 
     Args:
         folder: exists.
-        values: resolved configuration, written to config.yaml; ``resume`` is False, True (go on with the run in this
-            folder, if there is one), or a checkpoint, or the folder of a run to go on from.
+        config: written to config.yaml.
+        is_owner: False for the processes that train together with the folder's owner: they find out the same, but lock
+            and write nothing.
 
     Raises:
         ConfigError: the folder holds another run, or another process is at work in it.
         DataError: ``resume`` names a checkpoint that does not exist or is damaged.
     """
-    with _lock(folder):
-        resume = values.get("resume", False)
+    resume = config.resume if isinstance(config, RunConfig) else False
+    if not is_owner:
+        yield _state_of(folder, config, repair=False) if resume is True else _origin(resume)
+        return
+    with locked(folder):
         path = folder / "config.yaml"
         if not path.exists():
-            path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(values))))
-            yield Claim(_named(Path(resume)) if isinstance(resume, str) else None)
+            write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(config.model_dump())))
+            yield _origin(resume)
             return
         if resume is not True:
             raise ConfigError(
                 f"{folder} holds a run already: resume=true goes on with it, hydra.run.dir=... chooses another folder"
             )
-        _same_run(path, values)
-        yield _going_on(folder, values, repair=True)
+        _check_same_run(path, config)
+        yield _state_of(folder, config, repair=True)
 
 
-def _going_on(folder: Path, values: Mapping[str, Any], *, repair: bool) -> Claim:
+def _origin(resume: Any) -> RunState:
+    """The state of a run that begins, at another run's checkpoint if ``resume`` names one."""
+    return RunState(_named_checkpoint(Path(resume)) if isinstance(resume, str) else None)
+
+
+def _state_of(folder: Path, config: RunConfig | EvaluationConfig, *, repair: bool) -> RunState:
     """How far the run in this folder came."""
     finished = _summary(folder)
-    if finished is not None and finished["epochs"] >= values["trainer"]["max_epochs"]:
-        return Claim(finished=finished)
+    if finished is not None and isinstance(config, RunConfig) and finished["epochs"] >= config.max_epochs:
+        return RunState(finished=finished)
     last, path = newest(folder, repair=repair), folder / "config.yaml"
     if last:
-        return Claim(last)
+        return RunState(last)
     # it stopped in its first epoch: begin again where it began
-    origin = OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None
-    return Claim(_named(Path(origin)) if isinstance(origin, str) else None)
+    return _origin(OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None)
 
 
-def followed(folder: Path, values: Mapping[str, Any]) -> Claim:
-    """What the run's first process claims, for its others, which lock and write nothing. Arguments: :func:`claimed`."""
-    resume = values.get("resume", False)
-    if isinstance(resume, str):
-        return Claim(_named(Path(resume)))
-    return _going_on(folder, values, repair=False) if resume else Claim()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """The system frees the lock when the process ends, however it ends."""
-    with (folder / ".lock").open("w") as file:
-        if "fcntl" in globals():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"another process is at work in {folder}: wait for it, or choose another") from error
-        yield
-
-
-def locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder."""
-    try:
-        with _lock(folder):
-            return False
-    except ConfigError:
-        return True
-
-
-def _same_run(path: Path, values: Mapping[str, Any]) -> None:
-    """The run in the folder was asked for the same as this one."""
-    written = OmegaConf.to_container(OmegaConf.load(path))
-    stored, asked = (OmegaConf.create(with_defaults(v)) for v in (written, values))  # type: ignore[arg-type]
-    keys = sorted({*flat_keys(OmegaConf.to_container(stored)), *flat_keys(OmegaConf.to_container(asked))})  # type: ignore[arg-type]
-    leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+def _check_same_run(path: Path, config: RunConfig | EvaluationConfig) -> None:
+    """The run in the folder was asked for the same as this one, but for what may change on resume (config/keys.py)."""
+    written: Any = OmegaConf.to_container(OmegaConf.load(path))
+    stored, asked = (dict(flatten(with_defaults(values))) for values in (written, config.model_dump()))
     missing = object()
     differing = [
-        key
-        for key in leaves
-        if key not in MAY_DIFFER and not key.startswith(("logger.", "evaluation.", "callbacks."))
-        if OmegaConf.select(stored, key, default=missing) != OmegaConf.select(asked, key, default=missing)
+        f"{key} (was {stored.get(key)}, now {asked.get(key)})"
+        for key in sorted({*stored, *asked})
+        if not key_of(key).free_on_resume and stored.get(key, missing) != asked.get(key, missing)
     ]
     if differing:
-        told = ", ".join(
-            f"{k} (was {OmegaConf.select(stored, k)}, now {OmegaConf.select(asked, k)})" for k in differing
-        )
         raise ConfigError(
-            f"{path.parent} holds a run with another {told}: resume it as it was, or choose another folder"
+            f"{path.parent} holds a run with another {', '.join(differing)}: resume it as it was, or choose another "
+            "folder"
         )
 
 
-def _named(path: Path) -> Path:
+def _named_checkpoint(path: Path) -> Path:
     """The checkpoint that ``resume=<path>`` means: a file, or the newest of a run folder."""
     path = path.expanduser()
-    found = newest(path) if path.is_dir() else path
-    if found is None or not found.is_file():
+    checkpoint = newest(path) if path.is_dir() else path
+    if checkpoint is None or not checkpoint.is_file():
         raise DataError(f"resume={path}: no such checkpoint; give a run folder or a .ckpt file, or resume=true")
-    return found
+    return checkpoint
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
-    found = json.loads(path.read_text()) if path.exists() else None
-    return found if found and not failed(found) else None
+    summary = json.loads(path.read_text()) if path.exists() else None
+    return summary if summary and not failed(summary) else None
 
 
 @contextlib.contextmanager
-def failures_recorded(folder: Path, known: Mapping[str, Any], *, several: bool) -> Iterator[None]:
+def failures_recorded(
+    folder: Path, known: Mapping[str, Any], *, is_owner: bool = True, several: bool = False
+) -> Iterator[None]:
     """Within: a failure leaves its reason in the folder; one that is over is forgotten.
 
     Args:
         folder: of the run.
         known: what a summary says of a run that diverged, beside that.
+        is_owner: of several processes, whether this one owns the folder; the others leave their reason alone.
         several: other processes train with this one, and may have failed first.
 
     Raises:
         RunError: in place of the system's error, where the disk is full.
     """
-    if several:
+    if several and is_owner:
         clear_error(folder)  # the first process that fails writes the next one
     try:
         yield
     except BaseException as error:
         record_error(folder, error, keep_first=several)
+        if not is_owner:
+            raise
         if isinstance(error, DivergedError) and _summary(folder) is None:  # figures of fewer epochs stay
             write_failed(known, error, folder / "summary.json")
         if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -181,7 +152,8 @@ def failures_recorded(folder: Path, known: Mapping[str, Any], *, several: bool) 
                 f"{full}: make room; resume=true hydra.run.dir={folder} goes on from the last checkpoint"
             ) from error
         raise
-    clear_error(folder)
+    if is_owner:
+        clear_error(folder)
 
 
 def record_error(folder: Path, error: BaseException, *, keep_first: bool = False) -> None:

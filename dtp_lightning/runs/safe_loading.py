@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dtp_lightning.config.flatten import flatten, last_word
 from dtp_lightning.errors import DataError
 
 SHIPPED = (
@@ -60,8 +60,8 @@ def trusted(node: Any, path: Path) -> Any:
         DataError: it names something that is not shipped, or refers to this machine (``${oc.env:...}``).
     """
     own = tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
-    for key, value in _leaves(node):
-        if key == "_target_" and not (isinstance(value, str) and _inside(value, (*SHIPPED, *own))):
+    for key, value in flatten(node, lists=True):
+        if not _names_shipped(key, value, (*SHIPPED, *own)):
             raise DataError(
                 f"{path} names {value}, which is not shipped with dtp_lightning, and was not run: name its package in "
                 f"the environment variable {TRUST} if it is your own"
@@ -71,18 +71,13 @@ def trusted(node: Any, path: Path) -> Any:
     return node
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == "_target_":
-                yield name, value  # whatever it is
-            else:
-                yield from _leaves(value, str(name))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _leaves(value)
-    else:
-        yield key, node
+def _names_shipped(key: str, value: Any, packages: tuple[str, ...]) -> bool:
+    """Whether a value is no ``_target_``, or one that may be built; one that is no text may not be."""
+    words = key.split(".")
+    if not any(last_word(word) == "_target_" for word in words):
+        return True
+    is_name = isinstance(value, str) and words[-1] == "_target_" and "_target_" not in words[:-1]
+    return is_name and _inside(value, packages)
 
 
 def _inside(target: str, packages: tuple[str, ...]) -> bool:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dtp_lightning.runtime.files import write_atomically
+
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "wandb", "lightly")
 RANDOM = "random_encoder/"
 AXES = ("dataset", "model", "loss", "learner", "epochs")
-NOT_A_SETTING = {
-    *AXES, "seed", "logger", "evaluation", "callbacks", "trainer.max_epochs", "dataset.root", "workers",
-    "trainer.on_nonfinite", "trainer.save_every_n_steps", "resume", "loading",
-}  # fmt: skip
 
 
 def git_commit() -> str:
     """Commit of this code, with ``-dirty`` after it where files differ; ``unknown`` outside a checkout."""
     here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():  # an installed package; a repository around it is somebody else's
+        return "unknown"
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -37,7 +36,7 @@ def git_commit() -> str:
 def versions() -> str:
     """``name=version`` of Python and of the packages that decide numbers, on one line."""
     found = [f"python={platform.python_version()}"]
-    for package in PACKAGES:
+    for package in ("dtp-lightning", *PACKAGES):
         try:
             found.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
@@ -48,13 +47,6 @@ def versions() -> str:
 def provenance() -> dict[str, str]:
     """``git_commit`` and ``versions``: which code made these numbers."""
     return {"git_commit": git_commit(), "versions": versions()}
-
-
-def settings_of(folder: Path) -> str:
-    """What a run's command line set beside group choices that have a column of their own (and the seed)."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
-    return " ".join(sorted(o for o in given if o.split("=")[0] not in NOT_A_SETTING))
 
 
 def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -70,19 +62,12 @@ def figures_in(folder: Path) -> dict[str, Path]:
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write atomically: a reader never sees half a file. What is not finite (a diverged run's) becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 def write_failed(known: Mapping[str, Any], error: BaseException, path: Path) -> None:
     """A summary that says that the run failed, and why; reports count it as failed."""
     write_summary({**known, "status": "failed", "reason": str(error), **provenance()}, path)
-
-
-def failed(summary: Mapping[str, Any]) -> bool:
-    """Whether a summary says that its run did not reach its end (it then holds no figures)."""
-    return summary.get("status") == "failed"
 
 
 def closing_table(summary: Mapping[str, Any], folder: Path) -> str:

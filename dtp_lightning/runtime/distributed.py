@@ -36,6 +36,6 @@ def check_launch(trainer: pl.Trainer, devices: Any) -> None:
 
     if trainer.world_size > 1 and not (HydraConfig.initialized() and HydraConfig.get().mode is RunMode.RUN):
         raise ConfigError(
-            f"trainer.devices={devices}: several devices train one run of `python train.py`, not a sweep's job: "
+            f"trainer.devices={devices}: several devices train one run of `dtp train`, not a sweep's job: "
             "set trainer.devices=1"
         )

@@ -12,10 +12,10 @@ from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.figures import plots
 from dtp_lightning.models.network import Network, freeze
 from dtp_lightning.runs.summary import RANDOM
-from dtp_lightning.runtime import signals
+from dtp_lightning.runtime.signals import guard
 
 
-def judge(
+def evaluate_encoders(
     evaluations: Mapping[str, Evaluation],
     trained: Network,
     untrained: Network,
@@ -41,7 +41,7 @@ def judge(
     encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
     metrics: dict[str, float] = {}
     for name, evaluate in evaluations.items():
-        signals.check()
+        guard.check()
         results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
         for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}

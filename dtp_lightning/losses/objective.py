@@ -1,0 +1,81 @@
+"""What a learner must know of an objective, declared by ours and given to those of libraries."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dtp_lightning.errors import ConfigError
+
+
+class Objective(nn.Module):
+    """A scalar loss of the head's outputs. Losses of this package derive from it.
+
+    Attributes:
+        supervised: how ``forward`` is called. False: with one tensor of embeddings (B, D) a view, row i of all from
+            image i. True: with logits (N, K) and labels int64 (N,) in 0..K-1.
+        smallest_batch: number of images that a batch must hold. A contrastive loss compares at least 2.
+    """
+
+    supervised: bool = False
+    smallest_batch: int = 2
+
+
+class LibraryObjective(Objective):
+    """A loss of lightly or torch, with the declarations that it lacks. Made by :func:`as_objective`.
+
+    Args:
+        loss: the library's, called with what :class:`Objective` describes.
+        supervised: see :class:`Objective`.
+    """
+
+    def __init__(self, loss: nn.Module, *, supervised: bool) -> None:
+        super().__init__()
+        self.loss = loss
+        self.supervised = supervised
+        self.smallest_batch = 1 if supervised else 2
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Scalar loss, the library's own."""
+        value: Tensor = self.loss(*inputs)
+        return value
+
+
+CLASSIFICATION = (nn.CrossEntropyLoss, nn.MultiMarginLoss, nn.NLLLoss)
+"""Losses of torch that are called with (logits, labels)."""
+
+
+def as_objective(loss: nn.Module) -> Objective:
+    """The loss itself if it is an :class:`Objective`, else the loss of a library with its declarations.
+
+    Losses of lightly compare two views; those of torch in ``CLASSIFICATION`` take logits and labels.
+
+    >>> as_objective(nn.CrossEntropyLoss()).supervised
+    True
+    """
+    if isinstance(loss, Objective):
+        return loss
+    declared = getattr(loss, "supervised", False)  # a user's own module may say so without deriving from Objective
+    return LibraryObjective(loss, supervised=declared or isinstance(loss, CLASSIFICATION))
+
+
+def check_comparisons(name: str, loss: Objective, views: int, batch_size: int) -> None:
+    """A contrastive loss has something to compare.
+
+    Args:
+        name: of the loss, for the message.
+        loss: a supervised one needs no second view, the others at least ``smallest_batch`` images.
+        views: V, of each image.
+        batch_size: images.
+
+    Raises:
+        ConfigError: one view, or a batch of one image.
+    """
+    if loss.supervised:
+        return
+    if views < 2:
+        raise ConfigError(f"loss={name} compares two views, and these augmentations give one: choose another")
+    if batch_size < loss.smallest_batch:
+        raise ConfigError(
+            f"batch_size={batch_size}: loss={name} compares the images of a batch and needs at least "
+            f"{loss.smallest_batch}"
+        )

@@ -1,0 +1,147 @@
+"""Reads run folders: summaries, configurations, settings, and the angles in metrics.csv; and saved summaries."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dtp_lightning.config.flatten import flatten
+from dtp_lightning.config.keys import key_of_override
+from dtp_lightning.errors import DataError
+from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.summary import AXES
+
+ANGLE = re.compile(r"diagnostics/angle/stage(\d+)/weight")
+TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "git_commit", "versions")
+STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
+
+
+def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """All summaries of finished runs at these paths.
+
+    Args:
+        paths: run folders, folders that hold some, or CSV files of :func:`save_runs`.
+
+    Returns:
+        a dictionary for each run, folders in the order of their paths: its summary.json, with its ``folder`` (of a row
+        of a CSV file, that file) and its ``settings`` (:func:`settings_of`; those of an evaluation on another data set
+        than that of the training end with ``on <data set>``).
+
+    Raises:
+        DataError: a CSV file does not hold runs.
+    """
+    paths = list(paths)
+    runs = [run for path in paths if path.is_file() for run in _saved_runs(path)]
+    for path in sorted(p for folder in paths for p in folder.rglob("summary.json")):
+        summary = json.loads(path.read_text())
+        if not failed(summary):
+            runs.append({"folder": str(path.parent), "settings": settings_of(path.parent), **summary})
+    for run in runs:
+        words = [word for word in run["settings"].split() if key_of_override(word).splits_cells]
+        elsewhere = run.get("evaluated_on", run["dataset"]) != run["dataset"]
+        if elsewhere and words[-2:] != ["on", run["evaluated_on"]]:
+            words += ["on", run["evaluated_on"]]
+        run["settings"] = " ".join(words)
+    return runs
+
+
+def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write every run's summary as a row of a CSV file, without its paths, which only this machine knows.
+
+    Args:
+        runs: rows; a key that a run does not have leaves its cell empty.
+        path: CSV file; its folder is made if it does not exist.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for run in runs for name in run if name not in ("folder", "checkpoint")))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(runs)
+
+
+def settings_of(folder: Path) -> str:
+    """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
+    return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
+
+
+def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
+    """A run's config.yaml as dotted key -> value, both text; empty where there is none.
+
+    Args:
+        folder: the run's.
+        defaults: also what the file leaves to the defaults of classes, which then have to be imported (seconds).
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return {}
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if defaults:
+        from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
+
+        config = with_defaults(config)
+    return {name: str(value) for name, value in flatten(config)}
+
+
+def trained_in(folder: Path) -> Path:
+    """The folder of this run's training: for an evaluation that of its checkpoint, if it still exists."""
+    checkpoint = config_of(folder).get("checkpoint")
+    if checkpoint:
+        trained = Path(checkpoint).parent.parent
+        return trained if (trained / "config.yaml").exists() else folder
+    return folder
+
+
+def angle_rows(metrics: Path) -> list[tuple[int, dict[int, float]]]:
+    """Angles between a rule's weight gradients and backprop's, from a run's metrics.csv.
+
+    Returns:
+        (step, stage -> angle in degrees) for each step that was measured; stages that got no gradient then are absent.
+        Empty without the columns of ``callbacks=[alignment]``, or without the file.
+    """
+    angles = []
+    for row in _rows(metrics):
+        stages = {int(m[1]): float(v) for name, v in row.items() if v and (m := ANGLE.fullmatch(name))}
+        if stages:
+            angles.append((int(row["step"]), stages))
+    return angles
+
+
+def top_stage(metrics: Path) -> int | None:
+    """Number of the last stage that any diagnostics column of a metrics.csv names; None if none does."""
+    columns = (name for row in _rows(metrics)[:1] for name in row)
+    return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
+
+
+def _saved_runs(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of :func:`save_runs`, numbers as numbers, without what a row has no value of."""
+    runs = []
+    for row in _rows(path):
+        values = {name: value if name in TEXT else _number(value) for name, value in row.items() if value}
+        if missing := {*AXES, "seed"} - values.keys():
+            raise DataError(f"{path} holds no runs: it has no {', '.join(sorted(missing))}; give one written by --save")
+        runs.append({"folder": str(path), "settings": "", **values})
+    return runs
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _rows(metrics: Path) -> list[dict[str, str]]:
+    if not metrics.exists():
+        return []
+    with metrics.open(newline="") as file:
+        return list(csv.DictReader(file))
