@@ -145,6 +145,8 @@ class Experiment:
         network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
+        if config.schedule is not None:
+            learner.follow_schedule(build(config.schedule))
         augment = build(config.augment, images=data.spec)
         check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
         evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}

@@ -64,7 +64,7 @@ WRONG_VALUES = [
     ("learner.order=target_first", "did you mean 'targets_first'?"),
     ("loss.reduction=average", "must be one of active, mean, sum"),
     ("model.channels=[8,wide]", "model.channels=[8, 'wide']: should be a valid integer"),
-    ("learner.feedback=null", "learner.feedback=null: should be an instance of FeedbackTraining"),
+    ("learner.feedback=null", "learner.feedback=null: should be an instance of Feedback"),
     ("evaluation.knn=5", "evaluation.knn must be a group's name or a section with a _target_, not 5"),
     ("trainer.strategy=fsdp", "trainer.strategy=fsdp: must be auto or ddp"),
     ("+trainer.num_nodes=2", "trainer.num_nodes=2: training runs on the devices of one machine"),

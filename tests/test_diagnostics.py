@@ -25,6 +25,7 @@ from dtp_lightning.callbacks.measures import (
     effective_steps,
     jacobian_alignment,
     reconstruction,
+    saturation,
     snapshot,
     update_alignment,
 )
@@ -137,6 +138,16 @@ def test_effective_rank(shape: tuple[int, int]) -> None:
     x = left[:, 1:] @ right.T + 7  # four equal singular values, orthogonal to the mean
     assert effective_rank(x) == pytest.approx(4, rel=1e-3)
     assert effective_rank(x[:, :1] * torch.ones(shape[1])) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("activation,values,expected", [
+    ("Tanh", [-0.96, 0.0, 0.94, 0.96], {"mean_abs": 0.715, "saturated": 0.5}),
+    ("Sigmoid", [0.02, 0.5, 0.97, 0.98], {"mean_abs": 0.6175, "saturated": 0.5}),
+    ("ReLU", [0.0, 2.0, 0.0, 4.0], {"mean_abs": 1.5}),
+])  # fmt: skip
+def test_saturation(activation: str, values: list[float], expected: dict[str, float]) -> None:
+    h = torch.tensor(values).view(1, 1, 2, 2)
+    assert saturation(StageTrace(conv_stage(1, 1, activation=activation), h, h)) == pytest.approx(expected)
 
 
 def test_dead_units() -> None:

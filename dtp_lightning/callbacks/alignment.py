@@ -19,6 +19,7 @@ from dtp_lightning.callbacks.measures import (
     effective_steps,
     jacobian_alignment,
     reconstruction,
+    saturation,
     snapshot,
     update_alignment,
 )
@@ -117,6 +118,7 @@ def diagnose(learner: Learner, views: Tensor, labels: Tensor | None = None) -> d
         embeddings = learner.model.head(traces[-1].h)
     for i, trace in enumerate(traces, 1):
         found[f"dead_units/stage{i}"] = dead_units(trace.h)
+        found |= {f"{name}/stage{i}": value for name, value in saturation(trace).items()}
         probe = torch.randn(trace.h.shape, generator=generator).to(trace.h.device)
         if trace.stage.feedback_map is not None and learner.uses_feedback_maps:
             cosine, ratio = jacobian_alignment(trace, probe)

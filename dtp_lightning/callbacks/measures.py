@@ -28,7 +28,8 @@ def update_alignment(learner: Learner, views: Tensor, labels: Tensor | None = No
     """The gradients that the rule writes, beside those of backprop on the same weights and views.
 
     Takes a step of the learner without the forward optimiser; feedback maps and gradients do change: hand over a
-    copy. What the rule leaves without a gradient (a stage that is not its turn) is left out.
+    copy. In a first phase, in which feedback alone learns, it is the step that the rule would take after it. What the
+    rule leaves without a gradient (a stage that is not its turn) is left out.
 
     Args:
         learner: to be used up.
@@ -46,6 +47,7 @@ def update_alignment(learner: Learner, views: Tensor, labels: Tensor | None = No
         groups[f"stage{i}/bias"] = [p for p in parameters if p.ndim <= 1]
     exact = _backprop(learner, views, labels, [p for group in groups.values() for p in group])
     learner.zero_grad()
+    learner.skip_first_phase()
     learner.step(views, labels, update=lambda: None, measure=False)
     found = {}
     for name, group in groups.items():
@@ -118,6 +120,27 @@ def effective_rank(x: Tensor) -> float:
 def dead_units(h: Tensor) -> float:
     """Share of the units (channel x position) of h (N, C, H, W) that do not vary over the batch, in [0, 1]."""
     return (h.flatten(1).var(0) < DEAD).float().mean().item()
+
+
+RANGES = {nn.Tanh: (-1.0, 1.0), nn.Hardtanh: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0)}
+"""Smallest and largest value of the activations that have both."""
+
+
+def saturation(trace: StageTrace) -> dict[str, float]:
+    """How far a stage is driven: ``mean_abs``, mean |h_i|, and ``saturated``, if its activation has a range.
+
+    ``saturated`` is the share of h_i's values, in [0, 1], of which less than a twentieth of the half range is left to
+    the nearest bound (|h| > 0.95 for tanh): there the activation's derivative is almost nothing, and so is learning.
+
+    Args:
+        trace: of a stage, on some batch.
+    """
+    h = trace.h
+    found = {"mean_abs": h.abs().mean().item()}
+    if bounds := RANGES.get(type(trace.stage.layers()[-1])):
+        middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
+        found["saturated"] = ((h - middle).abs() > 0.95 * half).float().mean().item()
+    return found
 
 
 def snapshot(learner: Learner) -> list[list[Tensor]]:

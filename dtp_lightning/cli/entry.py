@@ -6,6 +6,7 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import os
 import re
@@ -243,6 +244,7 @@ def _nearest_key(key: str, config_name: str) -> str:
     from omegaconf import OmegaConf
 
     from dtp_lightning.config.flatten import keys_and_sections
+    from dtp_lightning.config.instantiate import target_of
     from dtp_lightning.config.schema import nearest
 
     conf = paths.conf()
@@ -259,6 +261,9 @@ def _nearest_key(key: str, config_name: str) -> str:
     section = ""
     for word in key.split("."):
         if section + word not in keys:
+            node = OmegaConf.select(config, section.rstrip(".")) if section else None
+            if node and word in inspect.signature(target_of(node.get("_target_", "builtins.dict"))).parameters:
+                return f"; {node['_target_']} takes it: write +{key}=..."
             return nearest(
                 word, [k[len(section) :] for k in keys if k.rpartition(".")[0] == section.rstrip(".")], section
             )

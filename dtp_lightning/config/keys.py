@@ -60,7 +60,7 @@ KEYS: tuple[Key, ...] = (
     Key(r"checkpoint", may_differ=True),  # an evaluation's: names the run
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
     # what made the weights
-    Key(r"(learner|loss|model|dataset|augment|trainer)\..+|augment|trainer|batch_size", on_card=True),
+    Key(r"(learner|loss|model|dataset|augment|trainer|schedule)\..+|augment|schedule|trainer|batch_size", on_card=True),
 )
 
 OTHER = Key(r".*")

@@ -26,6 +26,7 @@ class RunConfig(BaseModel):
         workers: processes that read images when streaming; each has a copy of what it reads.
         mode: ``views`` only draws the augmented views.
         resume: True goes on with the run in the run folder; a path names a checkpoint, or a run folder, to go on from.
+        schedule: of learning rates and the like; None keeps them.
         trainer: arguments of Lightning's Trainer, and two of ours (see :attr:`lightning_trainer`).
     """
 
@@ -43,6 +44,7 @@ class RunConfig(BaseModel):
     dataset: Node
     augment: Node
     trainer: Node
+    schedule: Node | None = None
     evaluation: Nodes = Field(default_factory=dict)
     callbacks: Nodes = Field(default_factory=dict)
     logger: Nodes = Field(default_factory=dict)

@@ -41,6 +41,7 @@ PANELS = (
     Panel("angle/", "angle to backprop, degrees", "/weight", level=90, meaning="unrelated", least=(-3, 95)),
     Panel("norm_ratio/", "length of the gradient / backprop's", "/weight", "log", 1, "as backprop", (0.5, 2)),
     Panel("effective_step/", "step of a weight / learning rate", least=(0, 0.1)),
+    Panel("mean_abs/", "mean $|h|$", least=(0, 0.5)),
     Panel("jacobian_cosine/", r"cosine of $J_g u$ and $J_f^\top u$", level=0, meaning="unrelated", least=(-0.1, 1.02)),
     Panel("reconstruction/", r"$|g(f(h)) - h|^2$ / variance of $h$", level=1, meaning="a constant", least=(0, 1.05)),
     Panel("effective_rank/", "effective rank", least=(1, 2)),

@@ -12,11 +12,13 @@ from dtp_lightning.learners.reconstruction import (
     DifferenceReconstruction,
     LocalDifferenceReconstruction,
 )
+from dtp_lightning.learners.schedule import Course, Schedule
 from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
 __all__ = [
     "AutoencoderFeedback",
     "Backprop",
+    "Course",
     "DifferenceReconstruction",
     "DirectFeedback",
     "DirectTraining",
@@ -28,6 +30,7 @@ __all__ = [
     "LayerwiseLearning",
     "Learner",
     "LocalDifferenceReconstruction",
+    "Schedule",
     "StageTrace",
     "TargetPropagation",
     "WeightMirrorFeedback",

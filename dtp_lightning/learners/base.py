@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dtp_lightning.learners.schedule import Schedule
 from dtp_lightning.learners.trace import StageTrace
 from dtp_lightning.losses.objective import Objective, as_objective
 from dtp_lightning.models.network import Network
@@ -82,6 +83,7 @@ class Learner(nn.Module, ABC):
         groups = [(f"stage{i}", stage.forward_parameters()) for i, stage in enumerate(model.stages, 1)]
         top = [("head", model.head.parameters()), ("loss", self.loss.parameters())]
         self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
+        self.schedule: Schedule | None = None
         self.epoch = 0
 
     @property
@@ -93,16 +95,25 @@ class Learner(nn.Module, ABC):
         """Called before each epoch, counted from 0, for rules that have a schedule."""
         self.epoch = epoch
 
+    def follow_schedule(self, schedule: Schedule) -> None:
+        """Let learning rates and the like change from batch to batch; what has no schedule keeps them.
+
+        Raises:
+            ConfigError: the schedule does not fit the network.
+        """
+        schedule.attach(self.optimizers, len(self.model.stages))
+        self.schedule = schedule
+
+    def skip_first_phase(self) -> None:
+        """Go past the batches, if a rule begins with some, from which the forward weights do not learn."""
+        return
+
     def step_variants(self) -> Sequence[Learner]:
         """Learners on these weights that each take one kind of step: all kinds, once each. (To count a step's cost.)
 
         Most rules have one kind of step. Rules that train some stages on a batch have several.
         """
         return [self]
-
-    def skip_first_phase(self) -> None:
-        """Go past the batches, if a rule begins with some, from which the forward weights do not learn."""
-        return
 
     @abstractmethod
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
@@ -138,12 +149,16 @@ class Learner(nn.Module, ABC):
         Returns:
             ``loss`` and the rule's own scalars, detached.
         """
+        if self.schedule:
+            self.schedule.begin(self.optimizers)
         traces = self.trace(views.flatten(0, 1))
         loss, top = self.compute_head_gradients(traces, len(views), labels)
         metrics = self.compute_gradients(traces, top, measure=measure)
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
+        if self.schedule:
+            self.schedule.before_update(self.forward_optimizer)
         self.apply_update(update or self.forward_optimizer.step)
         return {"loss": loss, **metrics}
 

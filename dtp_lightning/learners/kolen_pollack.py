@@ -82,8 +82,8 @@ class WeightMirrorFeedback(FeedbackTraining):
     """Noise drives each stage's convolution, and B becomes what it hears of it (Akrout et al. 2019, weight mirror).
 
     e ~ N(0, sigma^2) at the stage's input, without image and bias, is answered by W e. C, the correlation of both over
-    images and positions, divided by sigma^2, is W on average; B descends ||B - C||^2 / 2, so by SGD of rate eta it is
-    a running mean of C. Every synapse sees the activity of its own two neurons only.
+    images and positions, divided by sigma^2, is W on average; B descends ||B||^2 / 2 - <B, C>, whose gradient is B - C:
+    by SGD of rate eta it is a running mean of C. Every synapse sees the activity of its own two neurons only.
 
     Args:
         optimizer, noise_std, steps, every, warmup, alternate, noise_patterns, fraction: see :class:`FeedbackTraining`.
@@ -101,10 +101,11 @@ class WeightMirrorFeedback(FeedbackTraining):
         return [b for _, b in synapse_pairs_of(stage)]
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
-        """||B - C||^2 / 2, a sum over entries."""
+        """R_i = ||B||^2 / 2 - <B, C>; at B = C it is -||C||^2 / 2."""
         stage = traces[i - 1].stage
         ((conv, b),) = synapse_pairs_of(stage)
-        loss: Tensor = (b - self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)).square().sum() / 2
+        heard = self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)
+        loss: Tensor = (b * (b / 2 - heard)).sum()
         return loss
 
     @torch.no_grad()

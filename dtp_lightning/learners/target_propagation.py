@@ -94,7 +94,7 @@ class TargetPropagation(Learner):
             features, whose gradients Adam's epsilon swallows at the thesis' batch size.
         order: ``targets_first`` takes targets with the old feedback and then trains it (thesis);
             ``feedback_first`` the other way round (Algorithm 1 of Tang et al. 2022).
-        head_activation: of the head's g, where there is one: that of the last stage.
+        head_activation: of the head's g, where there is one; None takes the last stage's.
     """
 
     uses_feedback_maps = True
@@ -111,7 +111,7 @@ class TargetPropagation(Learner):
         target_gradient: Literal["per_sample", "batch_mean"] = "batch_mean",
         local_loss: Literal["displacement", "thesis"] = "displacement",
         order: Literal["targets_first", "feedback_first"] = "targets_first",
-        head_activation: str = "Tanh",
+        head_activation: str | None = None,
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
         self.feedback = feedback
@@ -119,7 +119,8 @@ class TargetPropagation(Learner):
         self.head_feedback: nn.Module | None = None
         self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
         if top == "embedding":
-            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation)
+            own = type(model.stages[-1].layers()[-1]).__name__
+            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation or own)
             self._head = (Stage(model.head, self.head_feedback),)
         self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
         self.below = ERRORS[target]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,13 @@ def unpool(u: Tensor, pool_indices: Tensor, pool: int, size: tuple[int, int]) ->
 
 
 class FeedbackMap(nn.Module, ABC):
-    """g_i: maps an activation of stage i back to an activation below it. A stage's ``feedback_map`` derives from it."""
+    """g_i: maps an activation of stage i back to an activation below it. A stage's ``feedback_map`` derives from it.
+
+    Attributes:
+        differs_exactly: whether :meth:`difference` loses no digits of a small e, even in bfloat16.
+    """
+
+    differs_exactly: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
@@ -70,6 +77,11 @@ class FeedbackMap(nn.Module, ABC):
         """
         derivative: Tensor = torch.func.jvp(lambda at: self(at, size, pool_indices), (u,), (v,))[1]
         return derivative
+
+    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """g(h) - g(h - e), (N, C, H', W') both -> (N, C_below, *size)."""
+        difference: Tensor = self(h, size, pool_indices) - self(h - e, size, pool_indices)
+        return difference
 
 
 class ConvFeedback(FeedbackMap, nn.ConvTranspose2d):

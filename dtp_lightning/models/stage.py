@@ -139,15 +139,22 @@ class Stage(nn.Module):
         return self.feedback_map, (like.shape[-2], like.shape[-1])
 
     def feedback_difference(self, h: Tensor, e: Tensor, like: Tensor, pool_indices: Tensor | None = None) -> Tensor:
-        """g_i(h) - g_i(h - e), of the shape of ``like``; exact for small e where :attr:`differs_exactly`."""
-        if isinstance(self.feedback_map, TransposableFeedback):
-            return self.feedback_map.difference(h, e, (like.shape[-2], like.shape[-1]), pool_indices)
-        return self.feedback(h, like, pool_indices) - self.feedback(h - e, like, pool_indices)
+        """g_i(h) - g_i(h - e), of the shape of ``like``.
+
+        Args:
+            h, e: of f's output shape.
+            like, pool_indices: see :meth:`feedback`.
+
+        Raises:
+            RuntimeError: this stage was built without a feedback map.
+        """
+        feedback_map, size = self._feedback_map(like)
+        return feedback_map.difference(h, e, size, pool_indices)
 
     @property
     def differs_exactly(self) -> bool:
-        """Whether a difference of g loses no digits, even in bfloat16."""
-        return isinstance(self.feedback_map, TransposableFeedback)
+        """Whether :meth:`feedback_difference` loses no digits of a small e, even in bfloat16."""
+        return self.feedback_map is not None and self.feedback_map.differs_exactly
 
     def forward_parameters(self) -> list[nn.Parameter]:
         """Parameters of f."""

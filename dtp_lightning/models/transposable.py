@@ -156,6 +156,8 @@ class TransposableFeedback(UnpoolFeedback):
         ValueError: see :func:`phi_of`.
     """
 
+    differs_exactly = True
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, pool: int, *, activation: str = "Tanh"
     ) -> None:

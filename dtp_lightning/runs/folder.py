@@ -94,6 +94,8 @@ def _check_same_run(path: Path, config: RunConfig | EvaluationConfig) -> None:
     written: Any = OmegaConf.to_container(OmegaConf.load(path))
     stored, asked = (dict(flatten(with_defaults(values))) for values in (written, config.model_dump()))
     missing = object()
+    stored.setdefault("schedule", None)  # of before there were any
+    asked.setdefault("schedule", None)
     differing = [
         f"{key} (was {stored.get(key)}, now {asked.get(key)})"
         for key in sorted({*stored, *asked})
