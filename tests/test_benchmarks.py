@@ -31,3 +31,13 @@ def test_lightning() -> None:
     assert done.returncode == 0, done.stderr
     *_, whole, bare, ratio = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert 0 < float(bare) < 1.5 * float(whole) and float(ratio) > 0.5
+
+
+def test_kernels() -> None:
+    command = [sys.executable, "benchmarks/kernels.py", "--batch", "2", "--rounds", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[4:]]
+    assert {row[0] for row in rows} == {"TransposedConv", "weight_gradient", "MeanSquare", "LocalDifference"}
+    for kernel, case, *_, difference in rows:
+        assert float(difference) < (1e-2 if "bfloat16" in case else 1e-5), (kernel, case)

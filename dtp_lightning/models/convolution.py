@@ -1,4 +1,4 @@
-"""Convolutions with the weight gradient that is fastest for their size; the arithmetic is torch's."""
+"""Transposed convolutions with the weight gradient that is fastest for their size."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-FEW_PIXELS = 16  # of an output, up to which oneDNN's bfloat16 weight gradients are the slower ones
+FEW_PIXELS = 16  # height x width of y up to which weight gradients in bfloat16 are a matrix product
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """In autocast's data type if it is on: autograd functions of one's own are not looked into."""
+    """The tensors in autocast's data type, if autocast is on: it does not act inside a custom autograd function."""
     first = next(t for t in tensors if t is not None)
     if not torch.is_autocast_enabled(first.device.type):
         return tensors
@@ -24,7 +24,8 @@ def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
 def weight_gradient(x: Tensor, at_y: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """dL/dweight of y = conv2d(x, weight).
 
-    In bfloat16 on the CPU, where y is small, as one matrix product: two to eight times as fast as oneDNN's own.
+    In bfloat16 on the CPU, where y has at most ``FEW_PIXELS`` pixels, as one matrix product: 1.2 to 2.2 times as fast
+    as oneDNN for the feedback maps of the thesis network (``benchmarks/kernels.py``).
 
     Args:
         x: (N, C, H, W).
@@ -47,33 +48,12 @@ def weight_gradient(x: Tensor, at_y: Tensor, weight: Tensor, stride: Sequence[in
     return product.view(k, *kernel, c).permute(0, 3, 1, 2)
 
 
-class Convolution(torch.autograd.Function):
-    """F.conv2d with :func:`weight_gradient`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int]
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bias, ctx.options = bias is not None, (list(stride), list(padding))
-        return F.conv2d(x, weight, bias, stride, padding)
-
-    @staticmethod
-    def backward(ctx: Any, at_y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
-        stride, padding = ctx.options
-        to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
-        options = (None, stride, padding, [1, 1], False, [0, 0], 1, [True, False, False])
-        at_x = torch.ops.aten.convolution_backward(at_y, x, weight, *options)[0] if to_x else None
-        at_weight = weight_gradient(x, at_y, weight, stride, padding) if to_weight else None
-        return at_x, at_weight, at_y.sum((0, 2, 3)) if ctx.bias and to_bias else None, None, None
-
-
 class TransposedConv(torch.autograd.Function):
     """Transposed convolution whose weight gradient is that of the convolution which it transposes.
 
-    The same numbers; oneDNN computes them in two thirds of the time when the convolution is the one that is named,
-    and without the bias, whose gradient is one sum.
+    The same numbers up to rounding. oneDNN computes them in less time as the gradient of that convolution, and without
+    the bias, whose gradient is one sum: 1.0 to 1.8 times as fast in float32, 1.6 to 1.8 times in bfloat16
+    (``benchmarks/kernels.py``).
     """
 
     @staticmethod
@@ -98,17 +78,3 @@ class TransposedConv(torch.autograd.Function):
         down = F.conv2d(gradient, weight, None, stride, padding) if to_u else None
         at_weight = weight_gradient(gradient, u, weight, stride, padding) if to_weight else None
         return down, at_weight, gradient.sum((0, 2, 3)) if ctx.bias and to_bias else None, None, None, None
-
-
-class Conv(nn.Conv2d):
-    """nn.Conv2d of one group, undilated, zero padded; bfloat16 gradients on the CPU are :class:`Convolution`'s."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, K, H', W')."""
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x)
-        cast, weight, bias = autocast(x, self.weight, self.bias)
-        if cast.dtype != torch.bfloat16:
-            return super().forward(x)
-        y: Tensor = Convolution.apply(cast, weight, bias, self.stride, self.padding)
-        return y

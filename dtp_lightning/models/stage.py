@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dtp_lightning.models.convolution import Conv
 from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap, UnpoolFeedback, activation_named
 from dtp_lightning.models.transposable import TransposableFeedback
 
@@ -224,7 +223,7 @@ def conv_stage(
         raise ValueError(f"kernel_size={kernel_size} must be odd and at least {reach} (pool={pool}, stride={stride})")
     return_indices = feedback in ("unpool", "transposable") and pooling == "max"
     pools = {"max": nn.MaxPool2d(pool, return_indices=return_indices), "average": nn.AvgPool2d(pool)}
-    conv = Conv(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
     layers = [conv, pools[pooling] if pool > 1 else nn.Identity(), activation_named(activation)()]
     if conv.bias is not None and pool > 1:
         layers.insert(2, Bias(nn.Parameter(conv.bias.detach())))
