@@ -149,5 +149,5 @@ def test_a_run_on_two_devices_ends_as_one_with_their_batches_together(
 
 
 def test_a_sweep_s_job_stays_on_one_device(run_pipeline: Callable[..., dict]) -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.devices=2: several devices train one run of `python train\.py`"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: several devices train one run of `dtp train`"):
         run_pipeline(*COMMAND, "trainer.devices=2")
