@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -73,11 +74,17 @@ def leave(*files: str) -> None:
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_is_quick(verb: str, tmp_path: Path) -> None:
+    """Processor time, which other programs on this machine hardly change; the clock's is the same on a quiet one."""
+
+    def processor() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
+    for _ in range(2):
+        begun = processor()
         done = dtp(*verb.split(), "--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(processor() - begun)
     assert done.returncode == 0 and f"dtp {verb}" in done.stdout and "python -m" not in done.stdout, done.stderr
     assert min(seconds) < 2 and not list(tmp_path.iterdir())
 

@@ -18,7 +18,7 @@ from dtp_lightning.config.run_config import RunConfig
 from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.runs.folder import acquire
-from dtp_lightning.runs.summary import settings_of
+from dtp_lightning.runs.reader import settings_of
 
 BASE = ("dataset=cifar10", "dataset.root=/mnt/first", "evaluation=[transfer]")
 TRANSFER = ("+dataset@evaluation.transfer.to.mnist=mnist",)

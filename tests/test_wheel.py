@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from dtp_lightning import __version__
+
 pytestmark = pytest.mark.wheel
 UNREACHABLE = ("connection", "retries", "could not find a version", "name resolution", "timed out")
 """What pip's errors say where there is no registry."""
@@ -90,6 +92,7 @@ def test_in_an_empty_folder(installed: Path) -> None:
     run, trained = summary.parent, json.loads(summary.read_text())
     assert trained["epochs"] == 1 and trained["linear/test_acc"] > 0.5 and (run / "checkpoints" / "last.ckpt").exists()
     assert trained["git_commit"] == "unknown", "the repository around it is somebody else's"
+    assert f"dtp-lightning={__version__}" in trained["versions"].split(), "in place of the commit"
     assert {"views.png", "curves.png"} <= {path.name for path in (run / "plots").iterdir()}
 
     dtp("evaluate", "last")

@@ -1,4 +1,4 @@
-"""What reads a data set beside the training must declare."""
+"""What reads a data set beside the training, and must declare so."""
 
 from __future__ import annotations
 
