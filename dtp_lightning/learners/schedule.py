@@ -80,6 +80,17 @@ class Schedule(nn.Module):
         weight_decay: share that forward weights lose a batch, times their learning rate (decoupled, Loshchilov and
             Hutter 2019). Biases and gains (one dimension) keep everything, and so do parameters of the objective.
         clip: largest norm of each stage's gradient, after its local vector-Jacobian product; None: no limit.
+
+    >>> weight = nn.Parameter(torch.ones(2, 2))
+    >>> sgd = torch.optim.SGD([{"name": "stage1", "params": [weight]}], lr=0.1)
+    >>> schedule = Schedule(Course("linear", batches=2), stage_factors=[0.5])
+    >>> schedule.attach([sgd], stages=1)
+    >>> for batch in range(3):
+    ...     schedule.begin([sgd])
+    ...     print(sgd.param_groups[0]["lr"])
+    0.05
+    0.025
+    0.0
     """
 
     def __init__(
