@@ -54,7 +54,7 @@ class Alignment(DataCallback):
             self.views: Tensor = augment(some.images)  # drawn on the CPU, so that no device changes them
         self.labels = some.labels
         self.overhead_seconds = 0.0
-        self._found: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._before: list[list[Tensor]] | None = None
 
     def on_train_batch_start(
@@ -64,7 +64,7 @@ class Alignment(DataCallback):
         if trainer.global_step % self.every_n_steps or not trainer.is_global_zero:
             return
         learner = cast(Learner, pl_module.learner)
-        self._found = self._look(learner)
+        self._metrics = self._look(learner)
         self._before = snapshot(learner)
 
     def on_train_batch_end(
@@ -73,7 +73,7 @@ class Alignment(DataCallback):
         """See how far they moved; log under the batch's number, as its training metrics are."""
         if self._before is None:
             return
-        self._found |= effective_steps(cast(Learner, pl_module.learner), self._before)
+        self._metrics |= effective_steps(cast(Learner, pl_module.learner), self._before)
         self._before = None
         self._log(trainer, trainer.global_step - 1)
 
@@ -81,14 +81,14 @@ class Alignment(DataCallback):
         """Look at what training made."""
         if not trainer.is_global_zero:
             return
-        self._found = self._look(cast(Learner, pl_module.learner))
+        self._metrics = self._look(cast(Learner, pl_module.learner))
         self._log(trainer, trainer.global_step)
 
     def _log(self, trainer: pl.Trainer, step: int) -> None:
         """To the loggers directly: ``self.log`` would drop what falls between two logging steps."""
-        found = {f"diagnostics/{name}": value for name, value in self._found.items() if math.isfinite(value)}
+        metrics = {f"diagnostics/{name}": value for name, value in self._metrics.items() if math.isfinite(value)}
         for logger in trainer.loggers:
-            logger.log_metrics(found, step=step)
+            logger.log_metrics(metrics, step=step)
 
     def _look(self, learner: Learner) -> dict[str, float]:
         device = next(learner.parameters()).device
@@ -98,9 +98,9 @@ class Alignment(DataCallback):
         generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with generators, torch.enable_grad(), collectives.single_process():
             torch.manual_seed(SEED)
-            found = diagnose(copy.deepcopy(learner), self.views.to(device), self.labels.to(device))
+            metrics = diagnose(copy.deepcopy(learner), self.views.to(device), self.labels.to(device))
         self.overhead_seconds += time.perf_counter() - began
-        return found
+        return metrics
 
 
 def diagnose(learner: Learner, views: Tensor, labels: Tensor | None = None) -> dict[str, float]:
@@ -112,19 +112,19 @@ def diagnose(learner: Learner, views: Tensor, labels: Tensor | None = None) -> d
         labels: (B,), for a supervised loss.
     """
     generator = torch.Generator().manual_seed(SEED)
-    found = {}
+    metrics = {}
     with torch.no_grad():
         traces = Learner.trace(learner, views.flatten(0, 1))  # all stages: some rules trace only those they teach
         embeddings = learner.model.head(traces[-1].h)
     for i, trace in enumerate(traces, 1):
-        found[f"dead_units/stage{i}"] = dead_units(trace.h)
-        found |= {f"{name}/stage{i}": value for name, value in saturation(trace).items()}
+        metrics[f"dead_units/stage{i}"] = dead_units(trace.h)
+        metrics |= {f"{name}/stage{i}": value for name, value in saturation(trace).items()}
         probe = torch.randn(trace.h.shape, generator=generator).to(trace.h.device)
         if trace.stage.feedback_map is not None and learner.uses_feedback_maps:
             cosine, ratio = jacobian_alignment(trace, probe)
-            found[f"jacobian_cosine/stage{i}"] = cosine
-            found[f"jacobian_norm_ratio/stage{i}"] = ratio
-            found[f"reconstruction/stage{i}"] = reconstruction(trace)
-    found["effective_rank/features"] = effective_rank(traces[-1].h.flatten(1))
-    found["effective_rank/embeddings"] = effective_rank(embeddings)
-    return found | update_alignment(learner, views, labels)  # last: its step trains the feedback
+            metrics[f"jacobian_cosine/stage{i}"] = cosine
+            metrics[f"jacobian_norm_ratio/stage{i}"] = ratio
+            metrics[f"reconstruction/stage{i}"] = reconstruction(trace)
+    metrics["effective_rank/features"] = effective_rank(traces[-1].h.flatten(1))
+    metrics["effective_rank/embeddings"] = effective_rank(embeddings)
+    return metrics | update_alignment(learner, views, labels)  # last: its step trains the feedback

@@ -49,16 +49,16 @@ def update_alignment(learner: Learner, views: Tensor, labels: Tensor | None = No
     learner.zero_grad()
     learner.skip_first_phase()
     learner.step(views, labels, update=lambda: None, measure=False)
-    found = {}
+    metrics = {}
     for name, group in groups.items():
         pairs = [(p.grad, exact[p]) for p in group if p.grad is not None and p in exact]
         if pairs:
             rule, backprop = (
                 torch.cat([x.flatten().double().cpu() for x in side]) for side in zip(*pairs, strict=True)
             )
-            found[f"angle/{name}"] = angle(rule, backprop)
-            found[f"norm_ratio/{name}"] = (rule.norm() / backprop.norm()).item()
-    return found
+            metrics[f"angle/{name}"] = angle(rule, backprop)
+            metrics[f"norm_ratio/{name}"] = (rule.norm() / backprop.norm()).item()
+    return metrics
 
 
 def _backprop(
@@ -136,11 +136,11 @@ def saturation(trace: StageTrace) -> dict[str, float]:
         trace: of a stage, on some batch.
     """
     h = trace.h
-    found = {"mean_abs": h.abs().mean().item()}
+    metrics = {"mean_abs": h.abs().mean().item()}
     if bounds := RANGES.get(type(trace.stage.layers()[-1])):
         middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-        found["saturated"] = ((h - middle).abs() > 0.95 * half).float().mean().item()
-    return found
+        metrics["saturated"] = ((h - middle).abs() > 0.95 * half).float().mean().item()
+    return metrics
 
 
 def snapshot(learner: Learner) -> list[list[Tensor]]:
@@ -155,7 +155,7 @@ def effective_steps(learner: Learner, before: list[list[Tensor]]) -> dict[str, f
     1 where every parameter moved by the learning rate, as at Adam's first step.
     """
     rates = {p: group["lr"] for group in learner.forward_optimizer.param_groups for p in group["params"]}
-    found = {}
+    metrics = {}
     for i, (stage, then) in enumerate(zip(learner.model.stages, before, strict=True), 1):
         moves = [
             ((p - old) / rates[p]).flatten().double().cpu()
@@ -163,5 +163,5 @@ def effective_steps(learner: Learner, before: list[list[Tensor]]) -> dict[str, f
             if rates.get(p)
         ]
         if moves:
-            found[f"effective_step/stage{i}"] = torch.cat(moves).square().mean().sqrt().item()
-    return found
+            metrics[f"effective_step/stage{i}"] = torch.cat(moves).square().mean().sqrt().item()
+    return metrics

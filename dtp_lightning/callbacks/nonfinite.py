@@ -48,7 +48,7 @@ class Nonfinite(pl.Callback):
     ) -> None:
         """Gradients, before they are used."""
         if self._each_step(pl_module) and not finite(_gradients(optimizer)):
-            self._found(trainer, pl_module, trainer.global_step)
+            self._report(trainer, pl_module, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -60,7 +60,7 @@ class Nonfinite(pl.Callback):
         assert module.last_loss is not None
         if self._each_step(module):
             if not math.isfinite(module.last_loss.item()) or not finite(module.learner.parameters()):
-                self._found(trainer, module, trainer.global_step - 1)
+                self._report(trainer, module, trainer.global_step - 1)
             return
         bad = module.last_loss.isfinite().logical_not().long()
         self._bad_steps = bad if self._bad_steps is None else self._bad_steps + bad
@@ -80,19 +80,19 @@ class Nonfinite(pl.Callback):
     def _look(self, trainer: pl.Trainer, module: PretrainModule) -> None:
         assert self._bad_steps is not None
         if (steps := int(self._bad_steps)) or not finite(module.learner.parameters()):
-            self._found(trainer, module, trainer.global_step - max(1, steps))
+            self._report(trainer, module, trainer.global_step - max(1, steps))
 
-    def _found(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
         module = cast(PretrainModule, pl_module)
         with torch.no_grad():
             what = culprit(module, self._batch.images, self._batch.labels)
-        said = f"not finite at step {step} (epoch {trainer.current_epoch}): {what}"
+        message = f"not finite at step {step} (epoch {trainer.current_epoch}): {what}"
         if self.action == "stop":
             raise DivergedError(
-                f"{said}; stopped, the last checkpoint is from before: choose a smaller learning rate or target_step, "
+                f"{message}; stopped, the last checkpoint is from before: choose a smaller learning rate or target_step, "
                 "or trainer.on_nonfinite=warn to go on regardless"
             )
-        logging.getLogger(__name__).warning("%s; training goes on, and this is not said again", said)
+        logging.getLogger(__name__).warning("%s; training goes on, and this is not repeated", message)
         self._silent = True
 
 
@@ -109,8 +109,8 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     """
     learner = module.learner
     parts = _parts(learner)
-    if found := [name for name, parameters in parts if not finite(parameters)]:
-        return f"the {_first(found)}"
+    if bad := [name for name, parameters in parts if not finite(parameters)]:
+        return f"the {_first(bad)}"
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         views = module.augment(images)
         traces = Learner.trace(learner, views.flatten(0, 1))
@@ -120,12 +120,13 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     embeddings = learner.model.head(traces[-1].h)
     if not finite([embeddings]):
         return "the embeddings"
-    alone = module.trainer.world_size == 1  # elsewhere the loss needs the embeddings of all, who may not be here
-    if alone and not finite([learner.objective(embeddings, len(views), labels)]):
+    # of several processes the loss needs the embeddings of all, who may not be here
+    single_process = module.trainer.world_size == 1
+    if single_process and not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
     grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
-    if found := [name for name, gradients in grads if not finite(gradients)]:
-        return f"the target of the {_first(found)} (seen in their gradient)"
+    if bad := [name for name, gradients in grads if not finite(gradients)]:
+        return f"the target of the {_first(bad)} (seen in their gradient)"
     return "the loss"
 
 

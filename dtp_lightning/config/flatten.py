@@ -41,11 +41,11 @@ def keys_and_sections(config: Mapping[str, Any], path: str = "") -> Iterator[str
 
 def select(config: Mapping[str, Any], wanted: Callable[[str], bool], path: str = "") -> dict[str, Any]:
     """The same nested configuration with those values alone whose dotted key is ``wanted``."""
-    found: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             if inner := select(value, wanted, f"{path}{key}."):
-                found[key] = inner
+                nested[key] = inner
         elif wanted(f"{path}{key}"):
-            found[key] = value
-    return found
+            nested[key] = value
+    return nested

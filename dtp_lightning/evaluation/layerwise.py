@@ -61,6 +61,6 @@ class Layerwise(Evaluation):
         data = replace(encoder.data, train=encoder.data.train.subset(self.train_images))
         metrics: dict[str, float] = {}
         for i in range(1, len(encoder.network.stages) + 1):
-            found = self.probe(FrozenEncoder(UpTo(encoder.network, i, self.max_features), data, encoder.seed))
-            metrics |= {f"stage{i}/{name}": found.metrics[name] for name in ("val_acc", "test_acc")}
+            probed = self.probe(FrozenEncoder(UpTo(encoder.network, i, self.max_features), data, encoder.seed))
+            metrics |= {f"stage{i}/{name}": probed.metrics[name] for name in ("val_acc", "test_acc")}
         return Result(metrics)

@@ -37,6 +37,6 @@ class Transfer(Evaluation):
         """``<name>/val_acc`` and ``<name>/test_acc`` for every data set."""
         metrics: dict[str, float] = {}
         for name, data in self.to.items():
-            found = self.probe(FrozenEncoder(encoder.network, data.like(encoder.data.spec), encoder.seed))
-            metrics |= {f"{name}/{key}": value for key, value in found.metrics.items()}
+            probed = self.probe(FrozenEncoder(encoder.network, data.like(encoder.data.spec), encoder.seed))
+            metrics |= {f"{name}/{key}": value for key, value in probed.metrics.items()}
         return Result(metrics)

@@ -50,9 +50,9 @@ class Follower:
         """Call once they have moved."""
         for (w, b), before in zip(self.pairs, self._before, strict=True):
             change = w - before
-            kept = 1 - self.decay * change.any()  # a tensor: nothing waits for the device
-            b.add_(change).mul_(kept)
-            w.mul_(kept)
+            remaining = 1 - self.decay * change.any()  # a tensor: nothing waits for the device
+            b.add_(change).mul_(remaining)
+            w.mul_(remaining)
         self._before = []
 
 
@@ -104,8 +104,8 @@ class WeightMirrorFeedback(FeedbackTraining):
         """R_i = ||B||^2 / 2 - <B, C>; at B = C it is -||C||^2 / 2."""
         stage = traces[i - 1].stage
         ((conv, b),) = synapse_pairs_of(stage)
-        heard = self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)
-        loss: Tensor = (b * (b / 2 - heard)).sum()
+        correlation = self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)
+        loss: Tensor = (b * (b / 2 - correlation)).sum()
         return loss
 
     @torch.no_grad()
@@ -118,8 +118,8 @@ class WeightMirrorFeedback(FeedbackTraining):
             one.expand(1, 1, *e.shape[-2:]).contiguous(), one.expand(1, 1, *answer.shape[-2:]).contiguous(),
             conv.weight[:1, :1], stride, padding,
         )  # fmt: skip
-        found = weight_gradient(e.to(answer.dtype), answer, conv.weight, stride, padding)
-        return found / (seen * (len(e) * self.sigma(i) ** 2))
+        total = weight_gradient(e.to(answer.dtype), answer, conv.weight, stride, padding)
+        return total / (seen * (len(e) * self.sigma(i) ** 2))
 
 
 def synapse_pairs_of(stage: Stage) -> list[tuple[nn.Conv2d, nn.Parameter]]:

@@ -117,7 +117,7 @@ class DifferenceReconstruction(FeedbackTraining):
     """g_i learns to bring noise at its input back from the very top, in difference form (Meulemans et al. 2020, DRL).
 
     h~_{i-1} = h_{i-1} + sigma * eps runs up to the output and returns through g_L, ..., g_i as targets do;
-    R_i = mean((returned - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
+    R_i = mean((reconstructed - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
     """
 
     divides_by_noise = True
@@ -133,8 +133,8 @@ class DifferenceReconstruction(FeedbackTraining):
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
-        returned = below - trace.feedback(trace.h) + trace.feedback(target)
-        return squares(returned, noisy) / self.sigma(i) ** 2
+        reconstructed = below - trace.feedback(trace.h) + trace.feedback(target)
+        return squares(reconstructed, noisy) / self.sigma(i) ** 2
 
 
 class LocalDifferenceReconstruction(FeedbackTraining):

@@ -79,9 +79,9 @@ class ContrastiveHinge(L1Objective):
         """See :class:`L1Objective`. Pairs are processed block by block."""
         difference = z0 - z1
         excess = difference.abs().sum(1) - self.pos_margin
-        pull = difference.sign() * (excess > 0)[:, None]
+        attraction = difference.sign() * (excess > 0)[:, None]
         weight = self._positive_weight(len(z0))
-        value, e0, e1 = weight * excess.relu().sum(), weight * pull, -weight * pull
+        value, e0, e1 = weight * excess.relu().sum(), weight * attraction, -weight * attraction
         if self.diagonals is not None:
             pushed, p0, p1 = self._diagonal_negatives(z0, z1, self.diagonals)
         elif self.pairs == "all":

@@ -84,5 +84,5 @@ class L1Margin(L1Objective):
         share = 1 / count.sum().clamp(min=1)
         p0, p1 = (share * push).chunk(2)
         # every active triplet of either view pulls the pair together
-        pull = share * difference.sign() * (count[:batch] + count[batch:])[:, None]
-        return share * total, p0 + pull, p1 - pull
+        attraction = share * difference.sign() * (count[:batch] + count[batch:])[:, None]
+        return share * total, p0 + attraction, p1 - attraction

@@ -31,5 +31,5 @@ class PositiveOnly(L1Objective):
         """See :class:`L1Objective`."""
         difference = z0 - z1
         weight = self.scale / len(z0)
-        pull = weight * difference.sign()
-        return weight * difference.abs().sum(), pull, -pull
+        attraction = weight * difference.sign()
+        return weight * difference.abs().sum(), attraction, -attraction
