@@ -89,8 +89,8 @@ class Nonfinite(pl.Callback):
         message = f"not finite at step {step} (epoch {trainer.current_epoch}): {what}"
         if self.action == "stop":
             raise DivergedError(
-                f"{message}; stopped, the last checkpoint is from before: choose a smaller learning rate or target_step, "
-                "or trainer.on_nonfinite=warn to go on regardless"
+                f"{message}; stopped, the last checkpoint is from before: choose a smaller learning rate or "
+                "target_step, or trainer.on_nonfinite=warn to go on regardless"
             )
         logging.getLogger(__name__).warning("%s; training goes on, and this is not repeated", message)
         self._silent = True

@@ -212,6 +212,17 @@ class FixedFeedback(Feedback):
 
     Args:
         scale: factor of the initial weights.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, FixedFeedback(scale=0.5))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1']
     """
 
     def __init__(self, scale: PositiveFloat = 1.0) -> None:

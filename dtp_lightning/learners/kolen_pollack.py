@@ -87,6 +87,17 @@ class WeightMirrorFeedback(FeedbackTraining):
 
     Args:
         optimizer, noise_std, steps, every, warmup, alternate, noise_patterns, fraction: see :class:`FeedbackTraining`.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], feedback="transposable")
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, WeightMirrorFeedback(sgd))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1', 'reconstruction_loss/stage2']
     """
 
     divides_by_noise = True
@@ -141,6 +152,17 @@ class KolenPollackFeedback(Feedback):
 
     Raises:
         ConfigError: a first phase without a training, or a training without a first phase.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], feedback="transposable")
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, KolenPollackFeedback(decay=1e-3))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1']
     """
 
     def __init__(self, decay: Decay = 5e-4, batches: NonNegativeInt = 0, first: FeedbackTraining | None = None) -> None:

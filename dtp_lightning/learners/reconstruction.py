@@ -78,6 +78,17 @@ class AutoencoderFeedback(FeedbackTraining):
 
     Args:
         goal: ``noisy`` reconstructs h~ (Lee et al. 2015, DTP; thesis), ``clean`` h_{i-1} (Bartunov et al. 2018, SDTP).
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, AutoencoderFeedback(sgd, goal="clean"))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1', 'reconstruction_loss/stage2']
     """
 
     def __init__(
@@ -118,6 +129,17 @@ class DifferenceReconstruction(FeedbackTraining):
 
     h~_{i-1} = h_{i-1} + sigma * eps runs up to the output and returns through g_L, ..., g_i as targets do;
     R_i = mean((reconstructed - h~_{i-1})^2) / sigma^2, whose gradient goes to g_i alone.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, DifferenceReconstruction(sgd), top="embedding")
+    >>> [name for name in dtp.step(torch.rand(2, 5, 1, 8, 8)) if "reconstruction" in name]  # stage 3 is the head
+    ['reconstruction_loss/stage3', 'reconstruction_loss/stage2']
     """
 
     divides_by_noise = True
@@ -146,6 +168,17 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation. A map that can be J_f^T reaches it
     (:class:`~dtp_lightning.models.transposable.TransposableFeedback`); max-pooling stays where the clean x put it.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import TargetPropagation
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, LocalDifferenceReconstruction(sgd, steps=5))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1', 'reconstruction_loss/stage2']
     """
 
     divides_by_noise = True

@@ -95,6 +95,17 @@ class TargetPropagation(Learner):
         order: ``targets_first`` takes targets with the old feedback and then trains it (thesis);
             ``feedback_first`` the other way round (Algorithm 1 of Tang et al. 2022).
         head_activation: of the head's g, where there is one; None takes the last stage's.
+
+    >>> from functools import partial
+    >>> from dtp_lightning.data import ImageSpec
+    >>> from dtp_lightning.learners import AutoencoderFeedback
+    >>> from dtp_lightning.losses import ContrastiveHinge
+    >>> from dtp_lightning.models import conv_net
+    >>> model = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
+    >>> sgd = partial(torch.optim.SGD, lr=0.1)
+    >>> dtp = TargetPropagation(model, ContrastiveHinge(), sgd, AutoencoderFeedback(sgd))
+    >>> list(dtp.step(torch.rand(2, 5, 1, 8, 8)))
+    ['loss', 'local_loss/stage2', 'local_loss/stage1', 'reconstruction_loss/stage2']
     """
 
     uses_feedback_maps = True
