@@ -132,13 +132,13 @@ def test_away_from_the_cpu_it_looks_when_metrics_are_logged(
     run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Nonfinite, "_each_step", lambda self, module: False)
-    looks, look = [], Nonfinite._look
+    looks, look = [], Nonfinite._check
 
     def counted(self: Nonfinite, trainer: pl.Trainer, module: PretrainModule) -> None:
         looks.append(trainer.global_step)
         look(self, trainer, module)
 
-    monkeypatch.setattr(Nonfinite, "_look", counted)
+    monkeypatch.setattr(Nonfinite, "_check", counted)
     during(monkeypatch, 1, 0, loss)
     with pytest.raises(DivergedError, match=r"not finite at step 3 \(epoch 1\)"):
         run_pipeline(*COMMAND, "trainer.log_every_n_steps=5")

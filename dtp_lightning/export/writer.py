@@ -67,7 +67,7 @@ def _architecture(stored: Checkpoint) -> Architecture:
             f"{stored.path}: its network was built by {target}, and a card can only name {', '.join(BUILDERS)}: "
             "save its state_dict yourself"
         )
-    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(ImageSpec.of(stored.images))))
+    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(ImageSpec.from_dict(stored.images))))
 
 
 def _network(stored: Checkpoint, architecture: Architecture) -> Network:
