@@ -53,7 +53,7 @@ def update_alignment(learner: Learner, views: Tensor, labels: Tensor | None = No
     for name, group in groups.items():
         pairs = [(p.grad, backprop[p]) for p in group if p.grad is not None and p in backprop]
         if pairs:
-            a, b = (torch.cat([g.flatten().double().cpu() for g in group]) for group in zip(*pairs, strict=True))
+            a, b = (torch.cat([g.flatten().double().cpu() for g in grads]) for grads in zip(*pairs, strict=True))
             metrics[f"angle/{name}"] = angle(a, b)
             metrics[f"norm_ratio/{name}"] = (a.norm() / b.norm()).item()
     return metrics

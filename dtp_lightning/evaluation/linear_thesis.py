@@ -31,7 +31,7 @@ class ThesisLinearProbe(ClassProbe):
         """Measure ``val_acc`` and ``test_acc`` after the last epoch, as the thesis; ``best_val/...`` after the best."""
         generator = torch.Generator().manual_seed(encoder.seed)
         train, val = encoder.train, encoder.val
-        weight, bias = self._initial(train, generator)
+        weight, bias = self._initialise(train, generator)
         optimizer = torch.optim.Adam([weight, bias], lr=self.lr)
         best_val, best = -1.0, (weight.detach(), bias.detach())
         for _ in range(self.epochs):
