@@ -74,14 +74,17 @@ class Nonfinite(pl.Callback):
             self._check(trainer, cast(PretrainModule, pl_module))
 
     def _checks_each_step(self, module: pl.LightningModule) -> bool:
+        """Whether to check in every step: on a CPU, until a warning was given."""
         return not self._warned and module.device.type == "cpu"
 
     def _check(self, trainer: pl.Trainer, module: PretrainModule) -> None:
+        """Read the count of steps from the device, and check the weights."""
         assert self._nonfinite_steps is not None
         if (steps := int(self._nonfinite_steps)) or not finite(module.learner.parameters()):
             self._report(trainer, module, trainer.global_step - max(1, steps))
 
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+        """Raise or warn, with the step and the quantity that is not finite."""
         module = cast(PretrainModule, pl_module)
         with torch.no_grad():
             location = locate_nonfinite(module, self._batch.images, self._batch.labels)
@@ -110,8 +113,8 @@ def locate_nonfinite(module: PretrainModule, images: Tensor, labels: Tensor) -> 
         A phrase such as "the activations of stage 2".
     """
     learner = module.learner
-    parts = _named_parameters(learner)
-    if nonfinite := [name for name, parameters in parts if not finite(parameters)]:
+    groups = _named_parameters(learner)
+    if nonfinite := [name for name, parameters in groups if not finite(parameters)]:
         return f"the {_first(nonfinite)}"
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         views = module.augment(images)
@@ -126,7 +129,7 @@ def locate_nonfinite(module: PretrainModule, images: Tensor, labels: Tensor) -> 
     single_process = module.trainer.world_size == 1
     if single_process and not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
-    grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
+    grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in groups]
     if nonfinite := [name for name, gradients in grads if not finite(gradients)]:
         return f"the target of the {_first(nonfinite)} (seen in their gradient)"
     return "the loss"
@@ -135,14 +138,14 @@ def locate_nonfinite(module: PretrainModule, images: Tensor, labels: Tensor) -> 
 def _named_parameters(learner: Learner) -> list[tuple[str, list[Tensor]]]:
     """Names and parameters, from the head down to stage 1; further parameters of the rule are last."""
     stages = list(enumerate(learner.model.stages, 1))[::-1]
-    parts = [
+    groups = [
         ("weights of the head", list(learner.model.head.parameters())),
         *((f"weights of stage {i}", stage.forward_parameters()) for i, stage in stages),
         *((f"feedback weights of stage {i}", stage.feedback_parameters()) for i, stage in stages),
     ]
-    listed = {id(p) for _, parameters in parts for p in parameters}
+    listed = {id(p) for _, parameters in groups for p in parameters}
     others = [(name, [p]) for name, p in learner.named_parameters() if id(p) not in listed]
-    return [(name, list(parameters)) for name, parameters in [*parts, *others]]
+    return [(name, list(parameters)) for name, parameters in [*groups, *others]]
 
 
 def _first(names: list[str]) -> str:
