@@ -94,7 +94,7 @@ class Cost(pl.Callback):
             self._training_start = None
 
     def summary(self) -> dict[str, float]:
-        """``fit/seconds``, ``fit/peak_memory_mib``; of training alone ``fit/images_per_second``, ``cost/seconds_per_step``."""
+        """Seconds and MiB of the fit; images per second and seconds per step of training alone, by metric name."""
         return {
             "fit/seconds": self.fit_seconds,
             "fit/images_per_second": self.images / self.training_seconds if self.training_seconds else 0.0,
