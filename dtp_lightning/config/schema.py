@@ -60,6 +60,7 @@ def checked(config: DictConfig, schema: type[Config] = RunConfig) -> Config:  # 
         elif hints[key] != Node | None:
             _check_value(key, value, hints[key])
     check_numbers(given)
+    given.get("learner", {}).pop("feedback_map", None)  # model.feedback has it
     if "trainer" in fields:
         check_trainer(given["trainer"], given["loss"])
     return schema.model_validate(given)
