@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,7 +57,7 @@ def checked(config: DictConfig, schema: type[Config] = RunConfig) -> Config:  # 
             for name, node in value.items():
                 _check_node(f"{key}.{name}", node, OFFERED.get(key, ()))
         elif hints[key] == Node or (hints[key] == Node | None and value is not None):
-            _check_node(key, value, OFFERED.get(key, ()))
+            _check_node(key, value, OFFERED.get(key, ()), OUR_KEYS.get(key, {}) if schema is RunConfig else {})
         elif hints[key] != Node | None:
             _check_value(key, value, hints[key])
     check_numbers(given)
@@ -84,10 +85,10 @@ def nearest(word: str, known: Iterable[str], section: str = "") -> str:
     return f"; there is: {', '.join(section + name for name in choices)}" if choices else ""
 
 
-def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
+def _check_node(path: str, node: Any, offered: Iterable[str], ours: Mapping[str, Any] = MappingProxyType({})) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(_no_target(path, node))
-    target, ours = target_of(node["_target_"], path), OUR_KEYS.get(path, {})
+    target = target_of(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = {**_hints(target), **ours}
