@@ -143,7 +143,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("missing files", "dataset=cifar10 dataset.root={nowhere} dataset.download=false", "is missing or damaged in"),
         Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no 'CIFAR11'"),
         Wrong("transfer to nothing", "evaluation=[transfer]", "transfer to which data set? add"),
-        Wrong("a probe told other labels", "checkpoint={run} dataset=mnist +dataset.labels=coarse", "unknown key 'dataset.labels'", "evaluate.py"),
+        Wrong("a probe told other labels", "checkpoint={run} dataset=mnist +dataset.labels=coarse", "dataset.labels is for training: remove it", "evaluate.py"),
         Wrong("labels missing for transfer", f"{TRANSFER}={{unlabelled}}", "transfer to mine: its images have no labels"),
     ],
     "Folders and checkpoints": [

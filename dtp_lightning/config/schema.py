@@ -96,8 +96,7 @@ def _check_node(path: str, node: Any, offered: Iterable[str], ours: Mapping[str,
         if key in SPECIAL:
             continue
         if key not in parameters and key not in ours and not takes_any:
-            free = [name for name in (*parameters, *ours) if name not in offered]
-            raise ConfigError(f"unknown key '{path}.{key}'{nearest(key, free, f'{path}.')}")
+            raise ConfigError(_unknown(path, key, [name for name in (*parameters, *ours) if name not in offered]))
         if isinstance(value, Mapping) and "_target_" in value:
             _check_node(f"{path}.{key}", value, ())
         elif is_named_nodes(value):
@@ -114,6 +113,12 @@ def _check_node(path: str, node: Any, offered: Iterable[str], ours: Mapping[str,
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is needed by {node['_target_']} and has no value")
     check_optimizer(path, node, target)
+
+
+def _unknown(path: str, key: str, known: Iterable[str]) -> str:
+    if key in OUR_KEYS.get(path, {}):  # what an evaluation is given of them
+        return f"{path}.{key} is for training: remove it"
+    return f"unknown key '{path}.{key}'{nearest(key, known, f'{path}.')}"
 
 
 def _no_target(path: str, node: Any) -> str:
