@@ -13,12 +13,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.config.flatten import flatten
-from dtp_lightning.config.keys import key_of_override
+from dtp_lightning.config.keys import OPTIONAL_GROUPS, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import AXES
 
-TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "git_commit", "versions")
+TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "weights", "git_commit", "versions")
 STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
@@ -84,6 +84,7 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
     if not path.exists():
         return {}
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    config = {**dict.fromkeys(OPTIONAL_GROUPS), **config}
     if defaults:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
