@@ -114,7 +114,7 @@ def _card(
         "epochs": checkpoint.epochs,
         "classes": checkpoint.classes,
         "accuracy": {key: value for key, value in sorted(summary.items()) if key.endswith(("_acc", "/C"))},
-        **weights_of(stored.config),
+        **weights_of(checkpoint.config),
         "git_commit": summary.get("git_commit", "unknown"),
         "versions": summary.get("versions", "unknown"),
         "exported_by": {"dtp_lightning": __version__, **environment},
