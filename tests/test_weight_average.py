@@ -101,6 +101,13 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     with pytest.raises(BaseException, match="stopped by SIGTERM"):
         run_pipeline(*command, folder=stopped)
     during(monkeypatch, None, 0, fail)
+    evaluated, original = [], pipeline.evaluate_encoders
+
+    def watched(evaluations: dict, trained: nn.Module, *rest: object) -> dict:
+        evaluated.append({f"learner.model.{name}": value.clone() for name, value in trained.state_dict().items()})
+        return original(evaluations, trained, *rest)
+
+    monkeypatch.setattr(pipeline, "evaluate_encoders", watched)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="evaluate"):
         patch.setattr(pipeline, "evaluate_encoders", lambda *_: (_ for _ in ()).throw(RuntimeError("evaluate")))
         run_pipeline(*command, folder=late)
@@ -110,6 +117,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
         ours, theirs = stored(folder), stored(whole)
         for part in ("averaging_state", "current_model_state"):
             assert_equal(ours[part], theirs[part], part)
+        for name, value in evaluated[-1].items():
+            assert torch.equal(value, theirs["state_dict"][name]), f"{folder.name} evaluates the average: {name}"
 
 
 def test_evaluation_callbacks_and_export_use_it(

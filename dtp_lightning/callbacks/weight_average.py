@@ -53,3 +53,10 @@ class WeightAverage(WeightAveraging):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Not yet."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Not yet: a run that is resumed after its last epoch, to be evaluated, does not come here."""
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """What the training leaves is the average."""
+        super().on_train_end(trainer, pl_module)
