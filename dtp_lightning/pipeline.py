@@ -167,8 +167,10 @@ class Experiment:
             name: build(node, data=data, augment=augment, folder=self.folder) for name, node in config.callbacks.items()
         }
         callbacks = usable(callbacks, data)
+        if config.average is not None:
+            callbacks["average"] = build(config.average)  # last: what others see at the end are still the weights
         if checkpoint is not None:
-            check_resumable(checkpoint, module, config.max_epochs)
+            check_resumable(checkpoint, module, config.max_epochs, averages=config.average is not None)
         return Components(data, module, macs, untrained, evaluations, callbacks)
 
     def draw_views(self, components: Components) -> None:
@@ -209,6 +211,7 @@ class Experiment:
             "seed": self.config.seed,
             "epochs": trainer.current_epoch,
             "devices": trainer.world_size,
+            **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
                 self.folder / "plots",
@@ -255,6 +258,7 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
             "epochs": stored.epochs,
             "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
             "checkpoint": str(path),
+            **summary.weights_of(stored.config),
             "settings": settings_of(path.parent.parent),
             **_evaluate_checkpoint(config, stored, folder),
             **summary.provenance(),

@@ -32,6 +32,8 @@ class Key:
     on_card: bool = False
 
 
+OPTIONAL_GROUPS = ("schedule", "average")
+"""Groups that a run may do without; the configuration of a run of before they were there has no such key."""
 WHERE_DATA_LIES = ("dataset.root", "dataset.download")
 """Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
 
@@ -62,19 +64,19 @@ KEYS: tuple[Key, ...] = (
     Key(r"dataset\.label_seed", may_differ=True, on_card=True),  # it may follow the seed
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
     # what made the weights
-    Key(r"(learner|loss|model|dataset|augment|trainer|schedule)\..+|augment|schedule|trainer|batch_size", on_card=True),
+    Key(r"(learner|loss|model|dataset|augment|trainer|schedule|average)\..+", on_card=True),
+    Key(r"augment|schedule|average|trainer|batch_size", on_card=True),
 )
 
 OTHER = Key(r".*")
 
 SINCE: dict[str, Any] = {
-    "schedule": None,
     "dataset.labels": "fine",
     "dataset.label_noise": 0.0,
     "dataset.labelled_fraction": 1.0,
     "dataset.label_seed": 0,
 }
-"""Keys that came later than the first run folders, and what those runs did. (Our classes' parameters have defaults.)"""
+"""Keys that came later than the first run folders, and what those runs did; parameters of our classes have defaults."""
 
 
 def key(name: str) -> Key:
