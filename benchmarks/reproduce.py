@@ -60,7 +60,9 @@ def words_of(row: str, seed: int, epochs: int | None, words: Sequence[str]) -> l
 def folder_of(words: Sequence[str], runs: Path) -> Path:
     """The folder of a training: that of the same job in ``dtp sweep table1``, whatever its number of epochs."""
     group = next(word for word in words if word.startswith("experiment=")).partition("=")[2].partition("/")[0]
-    named = [word for word in words if key_of_override(word).in_folder_name and "max_epochs" not in word]
+    keys = {word: key_of_override(word) for word in words}
+    # epochs, paths and what else may change on resume name no folder
+    named = [word for word, key in keys.items() if key.in_folder_name and (key.splits_cells or not key.free_on_resume)]
     return runs / group / ",".join(sorted(named))
 
 
@@ -89,7 +91,7 @@ def probe(folder: Path, evaluations: Path) -> list[Path]:
     done = {run["epochs"] for run in read_runs(found)}
     evaluation = OmegaConf.load(folder / "config.yaml").evaluation
     for snapshot in sorted((folder / "checkpoints").glob("epoch*.ckpt")):
-        place = evaluations / folder.name / snapshot.stem
+        place = evaluations / snapshot.stem
         if int(snapshot.stem.removeprefix("epoch")) in done:
             continue  # the run's end
         if not finished(place):
@@ -139,7 +141,7 @@ def reproduce(
         training(words, folder)
     if not (folder / "config.yaml").exists():
         sys.exit(f"error: no training in {folder}")
-    folders = probe(folder, runs.parent / "evaluations" / folder.relative_to(runs).parent)
+    folders = probe(folder, runs.parent / "evaluations" / folder.relative_to(runs))
     if not folders:
         sys.exit(f"error: {folder} has neither figures nor snapshots yet")
     return collect(folders, results)

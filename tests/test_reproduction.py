@@ -159,7 +159,8 @@ def test_snapshots_are_probed_once_and_more_epochs_go_on(
 
 
 def test_a_row_has_the_folder_of_its_sweeps_job() -> None:
-    words = reproduce.words_of("table1/bp", 1, 10, [f"{WHERE_DATA_LIES[0]}=data"])
+    elsewhere = [f"{WHERE_DATA_LIES[0]}=data", "evaluation.transfer.to.cifar10.root=/data"]
+    words = reproduce.words_of("table1/bp", 1, 10, elsewhere)
     assert reproduce.folder_of(words, Path("m")) == Path("m/table1/experiment=table1/bp,seed=1")
     greedy = reproduce.words_of("table1/gll", 0, 10, [])
     assert {"trainer.max_epochs=50", "learner.epochs_per_stage=10"} <= set(greedy)
