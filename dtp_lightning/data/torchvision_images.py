@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dtp_lightning.data.images import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.runtime.signals import guard
 
 
 def torchvision_images(
@@ -89,7 +90,8 @@ def _read(kind: Any, root: Path, part: str, download: bool, options: dict[str, A
                 "set dataset.root to the folder that holds it, or dataset.download=true"
             ) from error
     try:
-        return kind(str(root), **which, **options, download=True)
+        with guard.interruptible():  # takes minutes; a half-fetched archive is found by its checksum
+            return kind(str(root), **which, **options, download=True)
     except Exception as error:  # torchvision lets errors of urllib, tarfile and pickle through
         raise DataError(
             f"{kind.__name__} ({part}) is not complete in {root} and could not be downloaded: {_first_line(error)}; "
