@@ -6,6 +6,7 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import logging
 import os
@@ -140,6 +141,13 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
         stop(message)
+
+
+def load() -> None:
+    """Import what is heavy; a signal waits for one of these at most."""
+    for module in guard.checked(("torch", "torchvision", "pytorch_lightning", "dtp_lightning.pipeline")):
+        importlib.import_module(module)
+    guard.check()
 
 
 def _command(key: str, folder: str) -> str | None:
