@@ -120,7 +120,7 @@ def plain(images: ImageSpec, overrides: list[str]) -> Case:
 
 def plain_dtp(images: ImageSpec, overrides: list[str]) -> Case:
     """DTP as its equations read and the thesis' scripts were laid out: contiguous tensors, autograd for every loss."""
-    values = settings("learner=dtp", *overrides)
+    values = settings("learner=dtp_autoencoder", *overrides)
     torch.manual_seed(0)
     augment, loss = build(values["augment"], images=images), build(values["loss"])
     widths = [images.channels, *values["model"]["channels"]]

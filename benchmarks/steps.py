@@ -32,29 +32,31 @@ from dtp_lightning.runs.summary import provenance
 SHARED = "learner.feedback.noise_patterns=50"
 HALF = "learner.feedback.fraction=0.5"
 LINEAR = "learner.target=linearised"
-TRANSPOSABLE = "model.feedback=transposable"
+AUTOENCODER = "dtp_autoencoder"
 CASES: dict[str, Callable[..., Case]] = {
     "plain PyTorch loop": lambda name, images, words: plain(images, words),
     "plain PyTorch dtp": lambda name, images, words: plain_dtp(images, words),
     "bp": lambda name, images, words: case(name, "bp", images, words),
     "dtp": lambda name, images, words: case(name, "dtp", images, words),
-    "dtp, noise_patterns=50": lambda name, images, words: case(name, "dtp", images, [*words, SHARED]),
-    "dtp, fraction=0.5": lambda name, images, words: case(name, "dtp", images, [*words, HALF]),
-    "dtp, noise_std=0": lambda name, images, words: case(name, "dtp", images, [*words, "learner.feedback.noise_std=0"]),
+    "dtp, bf16": lambda name, images, words: case(name, "dtp", images, words, bf16=True),
+    "dtp_autoencoder": lambda name, images, words: case(name, AUTOENCODER, images, words),
+    "dtp_autoencoder, noise_patterns=50": lambda name, images, words: case(name, AUTOENCODER, images, [*words, SHARED]),
+    "dtp_autoencoder, fraction=0.5": lambda name, images, words: case(name, AUTOENCODER, images, [*words, HALF]),
+    "dtp_autoencoder, noise_std=0": lambda name, images, words: case(
+        name, AUTOENCODER, images, [*words, "learner.feedback.noise_std=0"]
+    ),
     "bp, bf16": lambda name, images, words: case(name, "bp", images, words, bf16=True),
-    "dtp linearised, bf16": lambda name, images, words: case(name, "dtp", images, [*words, LINEAR], bf16=True),
-    "dtp linearised, noise_patterns=50, bf16": lambda name, images, words: case(
-        name, "dtp", images, [*words, LINEAR, SHARED], bf16=True
+    "dtp_autoencoder linearised, bf16": lambda name, images, words: case(
+        name, AUTOENCODER, images, [*words, LINEAR], bf16=True
     ),
-    "dtp linearised, fraction=0.5, bf16": lambda name, images, words: case(
-        name, "dtp", images, [*words, LINEAR, HALF], bf16=True
+    "dtp_autoencoder linearised, noise_patterns=50, bf16": lambda name, images, words: case(
+        name, AUTOENCODER, images, [*words, LINEAR, SHARED], bf16=True
     ),
-    "dtp_kp": lambda name, images, words: case(name, "dtp_kp", images, [*words, TRANSPOSABLE]),
-    "dtp_kp linearised, bf16": lambda name, images, words: case(
-        name, "dtp_kp", images, [*words, TRANSPOSABLE, LINEAR], bf16=True
+    "dtp_autoencoder linearised, fraction=0.5, bf16": lambda name, images, words: case(
+        name, AUTOENCODER, images, [*words, LINEAR, HALF], bf16=True
     ),
-    "dtp_mirror": lambda name, images, words: case(name, "dtp_mirror", images, [*words, TRANSPOSABLE]),
-    "ldrl, transposable": lambda name, images, words: case(name, "ldrl", images, [*words, TRANSPOSABLE]),
+    "dtp_mirror": lambda name, images, words: case(name, "dtp_mirror", images, words),
+    "ldrl, strided": lambda name, images, words: case(name, "ldrl", images, [*words, "model.feedback=strided"]),
     "ldrl": lambda name, images, words: case(name, "ldrl", images, words),
     "ldrl, steps=5": lambda name, images, words: case(name, "ldrl", images, [*words, "learner.feedback.steps=5"]),
     "ldrl, steps=5, noise_patterns=50": lambda name, images, words: case(

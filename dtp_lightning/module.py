@@ -56,8 +56,17 @@ class PretrainModule(pl.LightningModule):
         if self.trainer.precision != "32-true" and not self.learner.survives_bf16:
             raise ConfigError(
                 f"trainer.precision={self.trainer.precision}: this rule takes differences of activations, which are "
-                "lost in 16 bits; use 32-true, or learner=bp, gll, rll, or learner=dtp learner.target=linearised"
+                "lost in 16 bits; use 32-true, or learner=bp, dtp, gll, rll, or learner.target=linearised"
             )
+
+    def on_train_start(self) -> None:
+        """Tell the schedule how long training is. (Not before: Lightning would make the data loader to know it.)
+
+        Raises:
+            ConfigError: a warm-up longer than training.
+        """
+        if self.learner.schedule:
+            self.learner.schedule.set_length(int(self.trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw an epoch's randomness from (seed, epoch), before its first batch; within an epoch, go on as saved.

@@ -149,9 +149,10 @@ class Experiment:
         network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
+        augment = build(config.augment, images=data.spec)
+        macs = macs_per_image(learner, data.spec, augment.views)
         if config.schedule is not None:
             learner.follow_schedule(build(config.schedule))
-        augment = build(config.augment, images=data.spec)
         check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
         evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
         evaluations = usable(evaluations, data)
@@ -166,7 +167,6 @@ class Experiment:
         callbacks = usable(callbacks, data)
         if checkpoint is not None:
             check_resumable(checkpoint, module, config.max_epochs)
-        macs = macs_per_image(learner, data.spec, augment.views)
         return Components(data, module, macs, untrained, evaluations, callbacks)
 
     def draw_views(self, components: Components) -> None:

@@ -112,7 +112,7 @@ WRONG = [
     ("export last", "there is no last run: nothing below outputs/ or multirun/ in "),
     ("report last", "there is no last run: nothing below outputs/ or multirun/ in "),
     ("report", "there is no last run: nothing below outputs/ or multirun/ in "),
-    ("search dtpp", "dtpp: no such file, and no such search (there is: bp, dtp)"),
+    ("search dtpp", "dtpp: no such file, and no such search (there is: bp, dtp, dtp_autoencoder)"),
 ]
 
 

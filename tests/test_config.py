@@ -48,7 +48,7 @@ def test_every_yaml_says_what_it_is() -> None:
 
 WRONG_VALUES = [
     ("+learner.target_stp=2", "unknown key 'learner.target_stp'; did you mean 'learner.target_step'?"),
-    ("+learner.feedback.noise_sd=2", "did you mean 'learner.feedback.noise_std'?"),
+    ("learner=dtp_autoencoder +learner.feedback.noise_sd=2", "did you mean 'learner.feedback.noise_std'?"),
     ("+trainer.max_epoch=3", "did you mean 'trainer.max_epochs'?"),
     ("+learner.forward_optimizer.lrr=1", "unknown key 'learner.forward_optimizer.lrr'; did you mean"),
     ("+sed=1", "unknown key 'sed'; did you mean 'seed'?"),
@@ -59,9 +59,9 @@ WRONG_VALUES = [
     ("batch_size=2.5", "batch_size=2.5: should be a valid integer"),
     ("batch_size=null", "batch_size=null: should be a valid integer"),
     ("learner.forward_optimizer.lr=fast", "learner.forward_optimizer.lr=fast: should be a valid number"),
-    ("learner.feedback.noise_std=-1", "should be greater than or equal to 0"),
+    ("learner=dtp_autoencoder learner.feedback.noise_std=-1", "should be greater than or equal to 0"),
     ("learner.target_step=0", "learner.target_step=0: should be greater than 0"),
-    ("learner.order=target_first", "did you mean 'targets_first'?"),
+    ("learner=dtp_autoencoder learner.order=target_first", "did you mean 'targets_first'?"),
     ("loss.reduction=average", "must be one of active, mean, sum"),
     ("model.channels=[8,wide]", "model.channels=[8, 'wide']: should be a valid integer"),
     ("learner.feedback=null", "learner.feedback=null: should be an instance of Feedback"),

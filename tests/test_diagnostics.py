@@ -64,7 +64,7 @@ def test_backprop_is_parallel_to_itself(loss: str, views: Tensor) -> None:
 
 
 def test_dtp_s_top_stage_follows_backprop_and_the_others_do_not_yet(views: Tensor) -> None:
-    found = update_alignment(learner_of("learner=dtp"), views)
+    found = update_alignment(learner_of("learner=dtp_autoencoder"), views)
     for kind in ("weight", "bias"):
         assert found[f"angle/stage3/{kind}"] < 0.1
         assert found[f"norm_ratio/stage3/{kind}"] == pytest.approx(1, rel=1e-3)
@@ -103,7 +103,7 @@ def test_jacobian_of_an_exact_transpose(pooling: str) -> None:
 
 def test_jacobian_of_feedback_is_a_directional_derivative(views: Tensor) -> None:
     """The length ratio, against finite differences, through tanh and strides."""
-    learner = learner_of("learner=dtp").double()
+    learner = learner_of("learner=dtp_autoencoder").double()
     trace = learner.trace(views.flatten(0, 1).double())[1]
     u, step = torch.randn_like(trace.h), 1e-5
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_macs_of_the_thesis_network(name: str, expected: int) -> None:
     f, f5 = 4_718_592, 65_536
     total = 884_736 + 3 * f + f5
     g = 3 * f // 4
-    by_hand = {"bp": 3 * total - 884_736, "dtp": 2 * total + f5 + 2 * g + 3 * f + 2 * g}
+    by_hand = {"bp": 3 * total - 884_736, "dtp_autoencoder": 2 * total + f5 + 2 * g + 3 * f + 2 * g}
     values, images = checked(composed(f"learner={name}")[0]), ImageSpec(3, 32, 32, True)
     learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     assert macs_per_image(learner, images, views=2) == expected == by_hand[name]

@@ -187,15 +187,15 @@ def test_bp_is_autograd(views: Tensor) -> None:
             torch.testing.assert_close(ours.grad, exact.grad)
 
 
-def test_dtp_and_dtp_thesis_differ_in_configuration_only() -> None:
-    corrected, thesis = (checked(composed(f"learner={n}")[0]).learner for n in ("dtp", "dtp_thesis"))
+def test_dtp_autoencoder_and_dtp_thesis_differ_in_configuration_only() -> None:
+    corrected, thesis = (checked(composed(f"learner={n}")[0]).learner for n in ("dtp_autoencoder", "dtp_thesis"))
     assert corrected["_target_"] == thesis["_target_"]
 
 
 def test_feedback_first_uses_the_new_feedback(views: Tensor) -> None:
     gradients = {}
     for order in ("targets_first", "feedback_first"):
-        learner = learner_of("learner=dtp", f"learner.order={order}", "learner.feedback.optimizer.lr=0.1")
+        learner = learner_of("learner=dtp_autoencoder", f"learner.order={order}", "learner.feedback.optimizer.lr=0.1")
         torch.manual_seed(2)
         learner.step(views, update=lambda: None)
         gradients[order] = forward_gradients(learner)
@@ -205,14 +205,16 @@ def test_feedback_first_uses_the_new_feedback(views: Tensor) -> None:
 
 
 def test_one_optimizer_group_per_stage() -> None:
-    learner = learner_of("learner=dtp")
+    learner = learner_of("learner=dtp_autoencoder")
     forward, feedback = learner.optimizers
     assert [g["name"] for g in forward.param_groups] == ["stage1", "stage2", "stage3", "head"]
     assert [g["name"] for g in feedback.param_groups] == ["feedback2", "feedback3"]
 
 
 def test_feedback_training_lowers_reconstruction_of_clean_activations(views: Tensor) -> None:
-    learner = learner_of("learner=dtp", "learner.feedback.noise_std=0.0", "learner.feedback.optimizer.lr=0.01")
+    learner = learner_of(
+        "learner=dtp_autoencoder", "learner.feedback.noise_std=0.0", "learner.feedback.optimizer.lr=0.01"
+    )
     losses = [learner.step(views, update=lambda: None)["reconstruction_loss/stage3"].item() for _ in range(80)]
     assert losses[-1] < 0.5 * losses[0]
 

@@ -78,6 +78,32 @@ def test_thesis_network_has_the_published_size() -> None:
     assert sum(p.numel() for p in network.parameters()) - feedback == 454_016
 
 
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_forward_weights_of_a_seed_are_the_same_under_any_feedback(pooling: str, bias: bool) -> None:
+    states = []
+    for feedback in ("strided", "unpool", "transposable"):
+        torch.manual_seed(0)
+        network = conv_net(TINY, pooling=pooling, bias=bias, feedback=feedback)
+        states.append({k: v for k, v in network.state_dict().items() if "feedback_map" not in k})
+    for state in states[1:]:
+        assert state.keys() == states[0].keys() and all(torch.equal(v, states[0][k]) for k, v in state.items())
+
+
+def test_a_rule_names_its_feedback_map_and_the_model_has_the_last_word() -> None:
+    feedback = {
+        words: checked(composed(*words)[0]).model["feedback"]
+        for words in [
+            ("learner=dtp",), ("learner=bp",), ("learner=dtp_thesis",), ("learner=sdtp",),
+            ("learner=dtp_thesis", "model=cnn4_unpool"), ("learner=dtp", "model.feedback=strided"),
+        ]
+    }  # fmt: skip
+    assert list(feedback.values()) == ["transposable", "transposable", "strided", "strided", "unpool", "strided"]
+    assert "feedback_map" not in checked(composed("learner=dtp_thesis")[0]).learner
+    with pytest.raises(ConfigError, match=r"learner\.feedback_map=linear: must be one of strided, unpool"):
+        checked(composed("learner=dtp_thesis", "learner.feedback_map=linear")[0])
+
+
 @pytest.mark.parametrize("name", options("model"))
 @pytest.mark.parametrize("images", [ImageSpec(1, 32, 32, False), ImageSpec(3, 33, 47, True)], ids=str)
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:

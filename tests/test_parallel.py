@@ -104,7 +104,7 @@ def test_alone_nothing_changes() -> None:
 
 
 COMMAND = (  # no randomness within a step: devices draw differently; no maxima: rounding would decide between equals
-    *("learner=dtp", "loss=cross_entropy", "augment=clean", "learner.feedback.noise_std=0.0"),
+    *("learner=dtp_autoencoder", "loss=cross_entropy", "augment=clean", "learner.feedback.noise_std=0.0"),
     *("model=cnn4_average", "model.channels=[4,6]"),
     *("learner.forward_optimizer._target_=torch.optim.SGD", "learner.forward_optimizer.lr=0.1"),
     *("learner.feedback.optimizer._target_=torch.optim.SGD", "learner.feedback.optimizer.lr=0.1"),

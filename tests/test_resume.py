@@ -97,7 +97,7 @@ def test_another_run_is_not_resumed(run_pipeline: Callable[..., dict], tmp_path:
 
 def test_a_run_of_an_older_version_is_resumed(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     """Its config.yaml lacks a parameter that came since, which is at its default now."""
-    words = (*TINY, "learner=dtp", "trainer.max_epochs=1")
+    words = (*TINY, "learner=dtp_autoencoder", "trainer.max_epochs=1")
     run_pipeline(*words)
     path = tmp_path / "config.yaml"
     config = OmegaConf.load(path)

@@ -283,7 +283,7 @@ def test_vanilla_targets_have_no_difference(views: Tensor) -> None:
     assert not dtp.below(trace, nothing).any()
 
 
-@pytest.mark.parametrize("name", ["dtp", "drl", "ldrl"])
+@pytest.mark.parametrize("name", ["dtp_autoencoder", "drl", "ldrl"])
 def test_noise_that_images_share(name: str, views: Tensor) -> None:
     """The cheap way of few noise patterns gives what the dear way with the same noise gives."""
     cheap, dear = (learner_of(f"learner={name}", "learner.feedback.noise_patterns=3").double() for _ in range(2))
@@ -304,7 +304,7 @@ class Counted(AutoencoderFeedback):
         return super().loss(traces, i)
 
 
-@pytest.mark.parametrize("name", ["dtp", "drl", "ldrl"])
+@pytest.mark.parametrize("name", ["dtp_autoencoder", "drl", "ldrl"])
 def test_a_fraction_of_the_batch(name: str, views: Tensor) -> None:
     """Feedback learns from it what it would learn from that batch alone; forward weights learn from all."""
     images = views.double()
@@ -334,13 +334,18 @@ def test_a_fraction_takes_from_both_views() -> None:
     assert len(rows) == 3, "of ten, rounded up"
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[1], rows[2]), "two of one view, one of the other"
     with pytest.raises(ConfigError, match="fraction"):
-        learner_of("learner=dtp", "learner.feedback.fraction=0")
+        learner_of("learner=dtp_autoencoder", "learner.feedback.fraction=0")
 
 
 @pytest.mark.parametrize("order", ["targets_first", "feedback_first"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_without_noise_what_is_known_is_not_computed_again(order: str, steps: int, views: Tensor) -> None:
-    words = ("learner=dtp", "learner.feedback.noise_std=0", f"learner.order={order}", f"learner.feedback.steps={steps}")
+    words = (
+        "learner=dtp_autoencoder",
+        "learner.feedback.noise_std=0",
+        f"learner.order={order}",
+        f"learner.feedback.steps={steps}",
+    )
     learners = [learner_of(*words).double() for _ in range(2)]
     learners[1].feedback.loss = lambda traces, i: (  # the formula, on f and g as they are
         (traces[i - 1].feedback(traces[i - 1].stage(traces[i - 1].x.detach())) - traces[i - 1].x.detach())
@@ -365,7 +370,7 @@ def test_without_noise_what_is_known_is_not_computed_again(order: str, steps: in
 def test_linearised_targets_are_the_limit_of_differences(views: Tensor) -> None:
     errors = {}
     for step in (1e-2, 1e-4):
-        learner = learner_of("learner=dtp").double()
+        learner = learner_of("learner=dtp_autoencoder").double()
         trace = learner.trace(views.double().flatten(0, 1))[2]
         error = torch.randn_like(trace.h) * step
         errors[step] = [rule(trace, error) for rule in (linearised_error, difference_error)]

@@ -33,7 +33,6 @@ def test_courses(course: Course, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     "wrong,message",
     [
-        ({"shape": "cosine"}, "shape=cosine needs batches"),
         ({"shape": "step"}, "shape=step needs every"),
         ({"shape": "linear", "warmup": 9, "batches": 9}, "batches=9 must be more than warmup=9"),
     ],
@@ -43,12 +42,33 @@ def test_courses_that_cannot_be(wrong: dict, message: str) -> None:
         Course(**wrong)
 
 
+def test_a_course_of_no_length_lasts_as_long_as_training() -> None:
+    course, own = Course("cosine", warmup=2), Course("linear", batches=4)
+    with pytest.raises(ConfigError, match="shape=cosine needs a number of batches"):
+        course.factor(2)
+    Schedule(course, own).set_length(6)
+    assert course.factor(4) == pytest.approx(0.5) and course.factor(6) == 0 and own.factor(4) == 0
+    with pytest.raises(ConfigError, match="batches=2 must be more than warmup=2"):
+        Course("cosine", warmup=2).set_length(2)
+
+
+def test_cosine_ends_with_the_training(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    words = (
+        *("learner=bp", "model.channels=[4,6]", "schedule=cosine", "trainer.limit_train_batches=4"),
+        *("trainer.limit_val_batches=1", "trainer.max_epochs=2", "trainer.accelerator=cpu", "batch_size=20"),
+    )
+    run_pipeline(*words, "evaluation=[knn]", "callbacks=[]", "logger=none")
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    rate = state["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(5e-4 * (1 + math.cos(math.pi * 7 / 8)) / 2), "of the last of eight batches"
+
+
 def rates(learner) -> list[dict[str, float]]:
     return [{group["name"]: group["lr"] for group in optimizer.param_groups} for optimizer in learner.optimizers]
 
 
 def test_rates_of_stages_and_optimizers(views: Tensor) -> None:
-    learner = learner_of("learner=dtp")
+    learner = learner_of("learner=dtp_autoencoder")
     forward, feedback = rates(learner)
     learner.follow_schedule(Schedule(Course("linear", batches=2), Course("constant", warmup=2), [1, 2, 0]))
     found = []
@@ -77,7 +97,7 @@ def test_weights_decay_and_biases_do_not(views: Tensor) -> None:
 
 
 def test_each_stage_is_clipped_by_itself(views: Tensor) -> None:
-    learners = [learner_of("learner=dtp") for _ in range(2)]
+    learners = [learner_of("learner=dtp_autoencoder") for _ in range(2)]
     norms = []
     for learner in learners:
         torch.manual_seed(0)
@@ -112,7 +132,7 @@ def test_every_rule_takes_a_schedule_and_goes_on_from_its_state(name: str, views
 def test_a_resumed_run_is_the_run_that_was_never_stopped(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     """With feedback that has phases, and rates that change."""
     words = (
-        *("learner=dtp_kp", "model.channels=[4,6]", "model.feedback=transposable", "learner.feedback.batches=3"),
+        *("learner=dtp", "model.channels=[4,6]", "learner.feedback.batches=3"),
         *("schedule=cosine", "schedule.forward.batches=12", "schedule.forward.warmup=2", "schedule.weight_decay=0.1"),
         *("trainer.accelerator=cpu", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1", "batch_size=20"),
         *("evaluation=[knn]", "callbacks=[]", "logger=none"),

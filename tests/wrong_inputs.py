@@ -69,7 +69,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("learning rate in words", "learner.forward_optimizer.lr=fast", "lr=fast: should be a valid number"),
         Wrong("learning rate NaN", "learner.forward_optimizer.lr=nan", "learner.forward_optimizer: Invalid learning rate"),
         Wrong("infinite learning rate", "learner.forward_optimizer.lr=inf", "lr=inf: should be a finite number"),
-        Wrong("negative learning rate", "learner.feedback.optimizer.lr=-1", "learner.feedback.optimizer: Invalid learning"),
+        Wrong("negative learning rate", "learner=dtp_autoencoder learner.feedback.optimizer.lr=-1", "learner.feedback.optimizer: Invalid learning"),
         Wrong("beta above 1", "+learner.forward_optimizer.betas=[2,3]", "Invalid beta parameter at index 0: 2"),
         Wrong("margin NaN", "loss.pos_margin=nan", "loss.pos_margin=nan: should be a finite number"),
         Wrong("negative temperature", "loss=simclr loss.temperature=-1", "loss.temperature=-1: should be greater than 0"),
@@ -116,7 +116,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("unknown activation", "model.activation=Tahn", "torch.nn has no activation 'Tahn'"),
         Wrong("a layer for an activation", "model.activation=Linear", "torch.nn.Linear is no activation"),
         Wrong("a list of another length", "model.pool=[2,2,2]", "model.pool has 3 entries for 2 stages"),
-        Wrong("noise for other maps", "learner.feedback.noise_std=[1,1]", "noise_std has 2 entries for 1 feedback maps"),
+        Wrong("noise for other maps", "learner=dtp_autoencoder learner.feedback.noise_std=[1,1]", "noise_std has 2 entries for 1 feedback maps"),
     ],
     "Data": [
         Wrong("no such folder", f"{FOLDER}={{nowhere}}", "there is no folder"),

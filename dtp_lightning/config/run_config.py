@@ -88,6 +88,11 @@ class EvaluationConfig(BaseModel):
 
 
 OUR_KEYS: dict[str, dict[str, Any]] = {
+    "learner": {"feedback_map": Literal["strided", "unpool", "transposable"] | None},
     "trainer": {"on_nonfinite": Literal["stop", "warn"], "save_every_n_steps": PositiveInt | None},
 }
-"""Keys of ours, with their types, in a node whose ``_target_`` is a library's class."""
+"""Keys of ours, with their types, that a node's ``_target_`` does not take as arguments.
+
+``learner.feedback_map`` is the model's: a rule names the map that it was published with, and ``model.feedback`` is that
+one unless it is given (conf/model/cnn4.yaml).
+"""

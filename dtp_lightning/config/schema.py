@@ -6,6 +6,7 @@ which keys and types are allowed there, for our classes and for those of librari
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -59,6 +60,7 @@ def checked(config: DictConfig, schema: type[Config] = RunConfig) -> Config:  # 
         elif hints[key] != Node | None:
             _check_value(key, value, hints[key])
     check_numbers(given)
+    given.get("learner", {}).pop("feedback_map", None)  # model.feedback has it
     if "trainer" in fields:
         check_trainer(given["trainer"], given["loss"])
     return schema.model_validate(given)
@@ -122,10 +124,14 @@ def _no_target(path: str, node: Any) -> str:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of a callable; without those that only type checkers can resolve."""
-    function = target.__init__ if inspect.isclass(target) else target
-    function = inspect.unwrap(function)
+    is_class = inspect.isclass(target)
+    fields = _type_hints(target) if is_class and dataclasses.is_dataclass(target) else {}
+    return {**fields, **_type_hints(inspect.unwrap(target.__init__ if is_class else target))}
+
+
+def _type_hints(annotated: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function, include_extras=True)
+        return get_type_hints(annotated, include_extras=True)
     except (NameError, TypeError, AttributeError):
         return {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -71,8 +72,9 @@ class Feedback(ABC):
         return
 
 
+@dataclass(eq=False)
 class FeedbackTraining(Feedback):
-    """When and how often feedback maps learn by an optimiser; subclasses say from what.
+    """When and how often feedback maps learn by an optimiser; a subclass adds the loss, and arguments of its own.
 
     Args:
         optimizer: called with one parameter group a feedback map.
@@ -94,29 +96,23 @@ class FeedbackTraining(Feedback):
 
     divides_by_noise: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        optimizer: OptimizerFactory,
-        noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0,
-        steps: PositiveInt | Sequence[PositiveInt] = 1,
-        every: PositiveInt = 1,
-        warmup: NonNegativeInt = 0,
-        alternate: bool = False,
-        noise_patterns: PositiveInt | None = None,
-        fraction: Share = 1,
-    ) -> None:
-        amounts = noise_std if isinstance(noise_std, Sequence) else [noise_std]
+    optimizer: OptimizerFactory
+    _: KW_ONLY
+    noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0
+    steps: PositiveInt | Sequence[PositiveInt] = 1
+    every: PositiveInt = 1
+    warmup: NonNegativeInt = 0
+    alternate: bool = False
+    noise_patterns: PositiveInt | None = None
+    fraction: Share = 1
+
+    def __post_init__(self) -> None:
+        self.noise_like: Callable[[Tensor], Tensor] = normal_like
+        amounts = self.noise_std if isinstance(self.noise_std, Sequence) else [self.noise_std]
         if self.divides_by_noise and min(amounts, default=0) <= 0:
             raise ConfigError(
-                f"learner.feedback.noise_std={noise_std}: should be greater than 0, it is what is learned from"
+                f"learner.feedback.noise_std={self.noise_std}: should be greater than 0, it is what is learned from"
             )
-        self.make_optimizer = optimizer
-        self.noise_std = noise_std
-        self.steps = steps
-        self.every, self.warmup, self.alternate = every, warmup, alternate
-        self.noise_patterns = noise_patterns
-        self.fraction = fraction
-        self.noise_like: Callable[[Tensor], Tensor] = normal_like
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
         """A group for each feedback map."""
@@ -130,7 +126,7 @@ class FeedbackTraining(Feedback):
         groups = named_groups((f"feedback{i}", self.parameters(stage)) for i, stage in enumerate(stages, 1))
         if not groups:
             raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
-        return self.make_optimizer(groups)
+        return self.optimizer(groups)
 
     @property
     def first_phase(self) -> int:

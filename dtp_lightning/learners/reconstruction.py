@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from dtp_lightning.learners.base import OptimizerFactory, StageTrace
-from dtp_lightning.learners.feedback import FeedbackTraining, Share
+from dtp_lightning.learners.base import StageTrace
+from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.learners.noise import add_tiled, tiled
 
 
@@ -73,6 +72,7 @@ def _product(rows: Tensor, x: Tensor) -> Tensor:
     return torch.stack([torch.dot(flat, part) for part in whole.split(len(flat))]).sum()
 
 
+@dataclass(eq=False)
 class AutoencoderFeedback(FeedbackTraining):
     """g_i learns to undo f_i around noisy activations: R_i = mean((g_i(f_i(h~)) - goal)^2), h~ = h_{i-1} + sigma * eps.
 
@@ -91,20 +91,7 @@ class AutoencoderFeedback(FeedbackTraining):
     ['loss', 'local_loss/stage2', 'local_loss/stage1', 'reconstruction_loss/stage2']
     """
 
-    def __init__(
-        self,
-        optimizer: OptimizerFactory,
-        noise_std: NonNegativeFloat | Sequence[NonNegativeFloat] = 1.0,
-        goal: Literal["noisy", "clean"] = "noisy",
-        steps: PositiveInt | Sequence[PositiveInt] = 1,
-        every: PositiveInt = 1,
-        warmup: NonNegativeInt = 0,
-        alternate: bool = False,
-        noise_patterns: PositiveInt | None = None,
-        fraction: Share = 1,
-    ) -> None:
-        super().__init__(optimizer, noise_std, steps, every, warmup, alternate, noise_patterns, fraction)
-        self.goal = goal
+    goal: Literal["noisy", "clean"] = field(default="noisy", kw_only=True)
 
     def prepare(self, traces: list[StageTrace]) -> None:
         """Without noise g(f(x)) is what targets need as well."""

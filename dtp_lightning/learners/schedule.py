@@ -23,13 +23,14 @@ class Course:
         shape: ``constant`` stays at 1; ``linear`` and ``cosine`` fall to ``floor`` at batch ``batches``; ``step``
             multiplies by ``drop`` after every ``every`` batches.
         warmup: batches of the rise, from 1 / warmup to 1; the shape begins after them.
-        batches: at which ``linear`` and ``cosine`` end, counted from the beginning of training.
+        batches: at which ``linear`` and ``cosine`` end, counted from the beginning of training; None: the whole
+            training (:meth:`set_length`).
         floor: what they end at, in [0, 1].
         every: batches between the drops of ``step``.
         drop: its factor, in [0, 1].
 
     Raises:
-        ConfigError: a shape lacks its number of batches.
+        ConfigError: ``step`` lacks its number of batches, or the warm-up is longer than the course.
 
     >>> course = Course("cosine", warmup=2, batches=6)
     >>> [round(course.factor(k), 2) for k in range(7)]
@@ -45,16 +46,32 @@ class Course:
         every: PositiveInt | None = None,
         drop: Share = 0.1,
     ) -> None:
-        needed = {"linear": ("batches", batches), "cosine": ("batches", batches), "step": ("every", every)}.get(shape)
-        if needed and needed[1] is None:
-            raise ConfigError(f"schedule: shape={shape} needs {needed[0]}, a number of batches: give {needed[0]}=...")
-        if batches is not None and batches <= warmup:
-            raise ConfigError(f"schedule: batches={batches} must be more than warmup={warmup}")
+        if shape == "step" and every is None:
+            raise ConfigError("schedule: shape=step needs every, a number of batches: give every=...")
         self.shape, self.warmup, self.batches, self.floor = shape, warmup, batches, floor
         self.every, self.drop = every, drop
+        self._check_length()
+
+    def set_length(self, batches: int) -> None:
+        """Give a course without ``batches`` the length of the training.
+
+        Raises:
+            ConfigError: the warm-up is as long.
+        """
+        if self.batches is None and self.shape in ("linear", "cosine"):
+            self.batches = batches
+            self._check_length()
+
+    def _check_length(self) -> None:
+        if self.batches is not None and self.batches <= self.warmup:
+            raise ConfigError(f"schedule: batches={self.batches} must be more than warmup={self.warmup}")
 
     def factor(self, batch: int) -> float:
-        """Of the learning rate at this batch, counted from 0; in [0, 1]."""
+        """Of the learning rate at this batch, counted from 0; in [0, 1].
+
+        Raises:
+            ConfigError: the course's length is not known.
+        """
         if batch < self.warmup:
             return (batch + 1) / self.warmup
         if self.shape == "step":
@@ -62,7 +79,8 @@ class Course:
             return float(self.drop ** ((batch - self.warmup) // self.every))
         if self.shape == "constant":
             return 1.0
-        assert self.batches is not None
+        if self.batches is None:
+            raise ConfigError(f"schedule: shape={self.shape} needs a number of batches: give batches=...")
         done = min(1.0, (batch - self.warmup) / (self.batches - self.warmup))
         left = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.floor + (1 - self.floor) * left
@@ -128,6 +146,11 @@ class Schedule(nn.Module):
                 f"schedule.stage_factors has {len(self.stage_factors)} entries for {stages} stages: give one each"
             )
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def set_length(self, batches: int) -> None:
+        """Tell the courses how many batches the whole training has; those with a length of their own keep it."""
+        for course in self.courses:
+            course.set_length(batches)
 
     def begin(self, optimizers: Sequence[Optimizer]) -> None:
         """Set the rates of the batch that comes."""

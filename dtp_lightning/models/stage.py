@@ -233,6 +233,8 @@ def conv_stage(
         return Stage(forward_map)
     channels = (out_channels, in_channels, kernel_size)
     if feedback == "transposable":
+        if bias:  # as many numbers as the other maps draw: forward weights of a seed are the same under any feedback
+            torch.empty(in_channels).uniform_()
         return Stage(forward_map, TransposableFeedback(*channels, stride, pool, activation=activation))
     if feedback == "unpool" and pool > 1:
         return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, activation=activation_below, bias=bias))
