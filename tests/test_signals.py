@@ -91,7 +91,7 @@ builtins.__import__ = careless
 @pytest.mark.parametrize("module", ["pytorch_lightning", "sklearn.linear_model"])
 @pytest.mark.parametrize("fate", ["pass", "raise ImportError(name)"], ids=["swallowed", "taken for another error"])
 def test_a_signal_that_a_library_takes_for_its_own(module: str, fate: str, tmp_path: Path) -> None:
-    """As an import within a bare except does; libraries load at the start, and in evaluations. They see nothing of it."""
+    """As an import within a bare except does; libraries load at the start, and in evaluations. They see nothing."""
     code = CARELESS.replace("MODULE", repr(module)).replace("FATE", fate)
     (tmp_path / "sitecustomize.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}

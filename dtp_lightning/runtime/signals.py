@@ -113,19 +113,15 @@ class SignalGuard:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within: a first signal raises at once. For what takes long, has no :meth:`check` in it and writes no file.
-
-        In training, and outside :meth:`collect`, it changes nothing.
-        """
-        if self.leaving is not Leaving.AT_CHECK:
-            yield
-            return
-        self.leaving = Leaving.AT_ONCE
+        """Within: a first signal raises at once. For what takes long and writes no file; not in training."""
+        outer = self.leaving
+        if outer is Leaving.AT_CHECK:
+            self.leaving = Leaving.AT_ONCE
         try:
             self.check()  # a signal that came just before would wait for all of it
             yield
         finally:
-            self.leaving = Leaving.AT_CHECK
+            self.leaving = outer
         self.check()  # somebody else's code swallowed it
 
     @staticmethod
