@@ -50,7 +50,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=LONG)
     assert process.returncode == 143 and "Traceback" not in said, said
-    assert said.startswith("\nSIGTERM: saving after this batch, then leaving (once more: leaving at once)\n"), said
+    assert "\nSIGTERM: saving after this batch, then leaving (once more: leaving at once)\n" in said
     line = said.strip().splitlines()[-1]
     assert line.startswith("stopped by SIGTERM; to go on: python ")
     command = shlex.split(line.partition("to go on: python ")[2])
