@@ -264,7 +264,7 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
 
 def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
-    seed, images = stored.config["seed"], ImageSpec.of(stored.images)
+    seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
     data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
     guard.check()
     seed_generators(seed)  # the untrained network is the one that this run began with

@@ -230,7 +230,7 @@ def test_streaming_serves_the_batches_that_memory_serves() -> None:
 
 def test_size_decides_where_images_live(monkeypatch: pytest.MonkeyPatch) -> None:
     split = Split(torch.zeros(10, 1, 4, 4, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
-    assert split.bytes == 160
+    assert split.nbytes == 160
     assert fits_memory(split, "auto")
     monkeypatch.setattr(data_module, "MEMORY_LIMIT", 159)
     assert not fits_memory(split, "auto")

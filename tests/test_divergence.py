@@ -131,14 +131,14 @@ def test_an_encoder_that_is_not_finite_is_not_evaluated(
 def test_away_from_the_cpu_it_looks_when_metrics_are_logged(
     run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Nonfinite, "_each_step", lambda self, module: False)
-    looks, look = [], Nonfinite._look
+    monkeypatch.setattr(Nonfinite, "_checks_each_step", lambda self, module: False)
+    looks, look = [], Nonfinite._check
 
     def counted(self: Nonfinite, trainer: pl.Trainer, module: PretrainModule) -> None:
         looks.append(trainer.global_step)
         look(self, trainer, module)
 
-    monkeypatch.setattr(Nonfinite, "_look", counted)
+    monkeypatch.setattr(Nonfinite, "_check", counted)
     during(monkeypatch, 1, 0, loss)
     with pytest.raises(DivergedError, match=r"not finite at step 3 \(epoch 1\)"):
         run_pipeline(*COMMAND, "trainer.log_every_n_steps=5")
@@ -149,7 +149,7 @@ def test_away_from_the_cpu_it_looks_when_metrics_are_logged(
 def test_away_from_the_cpu_nothing_bad_is_saved(
     run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Nonfinite, "_each_step", lambda self, module: False)
+    monkeypatch.setattr(Nonfinite, "_checks_each_step", lambda self, module: False)
     during(monkeypatch, 2, 1, weights_of_stage_2)
     with pytest.raises(DivergedError, match=r"not finite at step 7 \(epoch 2\)"):
         run_pipeline(*COMMAND, "trainer.log_every_n_steps=100")

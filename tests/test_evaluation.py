@@ -27,7 +27,7 @@ from dtp_lightning.evaluation import (
     Transfer,
     linear,
 )
-from dtp_lightning.evaluation.layerwise import UpTo
+from dtp_lightning.evaluation.layerwise import TruncatedNetwork
 from dtp_lightning.evaluation.linear import fit_probe
 from dtp_lightning.models import conv_net, freeze
 
@@ -166,7 +166,7 @@ def test_distances_of_known_embeddings() -> None:
     """Two images at 0 and at (4, 0): views 0.5 apart, images 4 apart give or take."""
     z0 = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
     z1 = torch.tensor([[0.5, 0.0], [4.0, 1.5]])
-    metrics = Distances(nn.Identity()).of(torch.stack([z0, z1])).metrics
+    metrics = Distances(nn.Identity()).compute(torch.stack([z0, z1])).metrics
     assert metrics["l1/positive_mean"] == pytest.approx(1.0)
     assert metrics["l1/negative_mean"] == pytest.approx((4 + 5.5 + 3.5 + 5.0) / 4)
     assert metrics["l1/positive_beyond_margin"] == 0.5
@@ -176,9 +176,9 @@ def test_distances_of_known_embeddings() -> None:
 
 def test_distances_at_chance_and_collapsed() -> None:
     noise = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(0))
-    metrics = Distances(nn.Identity()).of(noise).metrics
+    metrics = Distances(nn.Identity()).compute(noise).metrics
     assert abs(metrics["l1/auc"] - 0.5) < 0.06 and abs(metrics["cosine/auc"] - 0.5) < 0.06
-    collapsed = Distances(nn.Identity()).of(torch.ones(2, 5, 3)).metrics
+    collapsed = Distances(nn.Identity()).compute(torch.ones(2, 5, 3)).metrics
     assert collapsed["alignment"] == pytest.approx(0, abs=1e-6)
     assert collapsed["uniformity"] == pytest.approx(0, abs=1e-5)
 
@@ -198,7 +198,7 @@ def test_distances_see_the_same_views_whatever_came_before(noise_data: ImageData
 def test_layerwise_reads_every_stage_at_a_comparable_size(noise_data: ImageData) -> None:
     network = freeze(conv_net(TINY, channels=[4, 6]))
     images = noise_data.train.images.float() / 255
-    early, late = UpTo(network, 1, max_features=36), UpTo(network, 2, max_features=1000)
+    early, late = TruncatedNetwork(network, 1, max_features=36), TruncatedNetwork(network, 2, max_features=1000)
     assert early.features(images).shape == (len(images), 4 * 3 * 3), "8 x 8 pixels averaged over 3 x 3 cells"
     torch.testing.assert_close(late.features(images), network.features(images))
 

@@ -59,7 +59,7 @@ def of_the_run(folder: Path, name: str = "last") -> tuple[Checkpoint, torch.nn.M
     """The whole network of a checkpoint, as evaluate.py builds it."""
     stored = Checkpoint.read(folder / "checkpoints" / f"{name}.ckpt")
     supervised = len(stored.classes) if stored.names["loss"] == "cross_entropy" else None
-    network = build(stored.node("model"), images=ImageSpec.of(stored.images), classes=supervised)
+    network = build(stored.node("model"), images=ImageSpec.from_dict(stored.images), classes=supervised)
     stored.load_into(network)
     return stored, freeze(network)
 

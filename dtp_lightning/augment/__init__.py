@@ -1,4 +1,4 @@
-"""Augmentations: uint8 images (B, C, H, W) to views (V, B, C, H, W) in [0, 1], batched, an own draw for every image."""
+"""Augmentations: uint8 images (B, C, H, W) to views (V, B, C, H, W) in [0, 1], random for each image."""
 
 from dtp_lightning.augment.clean import CleanView
 from dtp_lightning.augment.simclr import SimCLRViews

@@ -1,4 +1,4 @@
-"""Colour jitter of a batch of RGB images in [0, 1]; every image gets its own draw."""
+"""Colour jitter of a batch of RGB images in [0, 1]; each image has its own random parameters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tensor:
     """Scale each image's HSV saturation by 2^U(-saturation, saturation), shift its hue by U(-hue, hue).
 
-    Source: thesis code (saturation 2, hue 0.1). There it ran on pixels in [-1, 1],
-    where HSV means nothing, and a hue that rounded to 1 came out black; here pixels are in [0, 1] and hue wraps.
+    Source: thesis code (saturation 2, hue 0.1). The thesis code used pixels in [-1, 1],
+    for which HSV is not defined, and turned a hue that rounded to 1 to black; here pixels are in [0, 1] and hue wraps.
 
     Hue and saturation of HSV are linear in RGB once the maximum is fixed: with value v = max and chroma
     c = v - min, each channel is v - c * k(h). Only h and c change, v stays.
@@ -19,6 +19,9 @@ def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tens
         images: (N, 3, H, W) in [0, 1].
         saturation: half-range of the exponent, in octaves.
         hue: half-range of the shift, in turns (1 is the full circle).
+
+    Returns:
+        (N, 3, H, W) in [0, 1].
     """
     n = len(images)
     factor = torch.empty(n, 1, 1, device=images.device).uniform_(-saturation, saturation).exp2()
@@ -27,48 +30,54 @@ def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tens
 
 
 def scale_saturation_shift_hue(images: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """Multiply HSV saturation (capped at 1) and turn the hue, each image by its own amount.
+    """Multiply the HSV saturation (at most 1) of each image by its factor and shift its hue.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
         factor: of the saturation, (N, 1, 1).
         shift: of the hue, in turns, (N, 1, 1).
+
+    Returns:
+        (N, 3, H, W) in [0, 1].
     """
     value = images.amax(1)
     chroma = value - images.amin(1)
     sextant = _hue_in_sextants(images, value, chroma).add_(6 * shift).remainder_(6)
     # saturation = chroma / value is capped at 1
     chroma = torch.minimum(chroma * factor, value)
-    changed = torch.empty_like(images)
+    output = torch.empty_like(images)
     for channel, (opposite, sign) in enumerate(((3, -1), (2, 1), (4, 1))):
-        missing = (sextant - opposite).abs_().mul_(sign)  # how much of the chroma this channel is without
-        missing.add_(2 if sign < 0 else -1).clamp_(0, 1)
-        torch.sub(value, missing.mul_(chroma), out=changed[:, channel])
-    return changed
+        absent = (sextant - opposite).abs_().mul_(sign)  # fraction of the chroma that this channel lacks
+        absent.add_(2 if sign < 0 else -1).clamp_(0, 1)
+        torch.sub(value, absent.mul_(chroma), out=output[:, channel])
+    return output
 
 
 def _hue_in_sextants(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
     """HSV hue (N, H, W) in [-1, 5]; 0 for grey pixels.
 
-    Sums of products with 0 and 1: where pixels take turns ``torch.where`` waits for branches that were guessed wrong.
+    Sums of products with 0 and 1 are faster than ``torch.where``, which mispredicts branches where pixels alternate.
     """
     red, green, blue = images.unbind(1)
     most_red = (value == red).to(value.dtype)
     most_green = (value == green).to(value.dtype).mul_(1 - most_red)
     most_blue = 1 - most_red - most_green
-    ahead = (green - blue).mul_(most_red).addcmul_(blue - red, most_green).addcmul_(red - green, most_blue)
-    return ahead.div_(chroma.clamp(min=1e-12)).add_(most_green, alpha=2).add_(most_blue, alpha=4)
+    difference = (green - blue).mul_(most_red).addcmul_(blue - red, most_green).addcmul_(red - green, most_blue)
+    return difference.div_(chroma.clamp(min=1e-12)).add_(most_green, alpha=2).add_(most_blue, alpha=4)
 
 
 def random_jitter(images: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
-    """Torchvision's ColorJitter for a batch: each image's own factors from U(1 - x, 1 + x), hue from U(-hue, hue).
+    """Torchvision's ColorJitter for a batch: factors of each image from U(1 - x, 1 + x), hue shift from U(-hue, hue).
 
-    Always in the order brightness, contrast, saturation, hue (torchvision draws the order too).
+    The order is always brightness, contrast, saturation, hue; torchvision's order is random.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
         brightness, contrast, saturation: half-ranges of the factors.
         hue: half-range of the shift, in turns.
+
+    Returns:
+        (N, 3, H, W) in [0, 1].
     """
 
     def factor(half_range: float) -> Tensor:

@@ -17,14 +17,14 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class SimCLRViews(nn.Module):
-    """Random crop, mirror, colour jitter, grey, blur; every image and view draws for itself.
+    """Random crop, mirror, colour jitter, grey, blur, with independent parameters for each image and view.
 
-    Mirroring is left out where it changes the meaning, colour where there is none. Interpolation has no antialias
-    and the jitter's parts have a fixed order: see the functions in geometry.py and colour.py.
+    There is no mirroring where it changes the meaning, and no change of colour of grey images. Interpolation has no
+    antialiasing and the jitter has a fixed order: see the functions in geometry.py and colour.py.
 
     Args:
-        images: what will come in.
-        scale: range of the crop's area, as a share of the image.
+        images: size and kind of the input.
+        scale: range of the crop's area, as a fraction of the image.
         ratio: range of the crop's width over height.
         flip: probability of mirroring, where the data set allows it.
         strength: s; brightness, contrast, saturation vary by 0.8 s, hue by 0.2 s.
@@ -32,7 +32,10 @@ class SimCLRViews(nn.Module):
         grey: probability of dropping colour.
         blur: probability of Gaussian blur (0.5 on ImageNet; 0 on CIFAR-10, as in the paper's appendix B.9).
         sigma: range of the blur's standard deviation, in pixels.
-        views: 2 for contrastive losses; supervised ones can do with 1.
+        views: V; 2 for contrastive losses, supervised losses accept 1.
+
+    Raises:
+        ValueError: a range is not [low, high].
     """
 
     def __init__(
@@ -61,19 +64,20 @@ class SimCLRViews(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], by torch's global generator."""
         x = images.repeat(self.views, 1, 1, 1).float() / 255
         x = random_resized_crop(x, self.scale, self.ratio)
         if self.flip:
             x = random_flip(x, self.flip)
         if self.colour:
             s = self.strength
-            x = torch.where(self._some(x, self.jitter), random_jitter(x, 0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), x)
-            x = torch.where(self._some(x, self.grey), luminance(x), x)
+            x = torch.where(self._bernoulli(x, self.jitter), random_jitter(x, 0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), x)
+            x = torch.where(self._bernoulli(x, self.grey), luminance(x), x)
         if self.blur:
             x = random_blur(x, self.blur, self.sigma)
         return x.unflatten(0, (self.views, -1))
 
     @staticmethod
-    def _some(x: Tensor, probability: float) -> Tensor:
+    def _bernoulli(x: Tensor, probability: float) -> Tensor:
+        """A Bernoulli draw for each image, bool (N, 1, 1, 1)."""
         return torch.rand(len(x), 1, 1, 1, device=x.device) < probability

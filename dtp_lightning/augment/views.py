@@ -1,4 +1,4 @@
-"""Independently deformed views of every image of a batch."""
+"""The deformations of the thesis, batched on the device."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class AffineColourViews(nn.Module):
-    """The thesis' deformations: affine warp, mirror, saturation and hue; the same law for both views.
+    """The thesis' deformations: affine warp, mirror, saturation and hue, with the same distribution for all views.
 
-    Mirroring is left out where it changes the meaning (digits, letters) and colour jitter where there is none.
+    There is no mirroring where it changes the meaning (digits, letters), and no colour jitter of grey images.
 
     Args:
-        images: what will come in.
-        affine: half-range of the linear coefficients of the warp.
+        images: size and kind of the input.
+        affine: half-range of the linear coefficients of the warp (no unit).
         shift: half-range of its translation, in half image widths.
         flip: probability of mirroring, where the data set allows it.
         saturation: half-range of the saturation factor's exponent, in octaves.
         hue: half-range of the hue shift, in turns.
-        padding: what lies beyond the image: its border, or zeros.
-        deformed: share of each view's images that is warped; the others only flip and change colour.
-        views: 2 for contrastive losses; supervised ones can do with 1.
+        padding: values beyond the image: its border, or zeros.
+        deformed: fraction of the images of each view that is warped; the others are only mirrored and recoloured.
+        views: V; 2 for contrastive losses, supervised losses accept 1.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AffineColourViews(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], drawn from torch's global generator."""
+        """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], by torch's global generator."""
         x = images.repeat(self.views, 1, 1, 1).float().div_(255)
         x = self._deform(x, len(images))
         if self.saturation or self.hue:
@@ -63,12 +63,12 @@ class AffineColourViews(nn.Module):
         return x.unflatten(0, (self.views, -1))
 
     def _deform(self, x: Tensor, batch: int) -> Tensor:
-        """Warp all images, or exactly the chosen share of each view, drawn anew for every view; mirror some."""
+        """Warp all images, or a random subset of each view of exactly the given fraction; then mirror at random."""
         if self.deformed == 1:
             return random_affine(x, self.affine, self.shift, self.padding, self.flip)
         count = round(self.deformed * batch)
         if count:
-            drawn = [v * batch + torch.randperm(batch, device=x.device)[:count] for v in range(self.views)]
-            chosen = torch.cat(drawn)
-            x[chosen] = random_affine(x[chosen], self.affine, self.shift, self.padding)
+            subsets = [v * batch + torch.randperm(batch, device=x.device)[:count] for v in range(self.views)]
+            index = torch.cat(subsets)
+            x[index] = random_affine(x[index], self.affine, self.shift, self.padding)
         return random_flip(x, self.flip) if self.flip else x

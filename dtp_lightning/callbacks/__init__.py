@@ -1,4 +1,4 @@
-"""Diagnostics and cost. To add one: a file here, an entry in conf/callbacks/."""
+"""Callbacks that measure and guard a training. To add one: a file here, an entry in conf/callbacks/."""
 
 from dtp_lightning.callbacks.alignment import Alignment
 from dtp_lightning.callbacks.base import DataCallback

@@ -1,4 +1,4 @@
-"""What a diagnostic callback must declare."""
+"""The base class of diagnostic callbacks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dtp_lightning.data.reader import DataReader
 
 
 class DataCallback(pl.Callback, DataReader):
-    """Base of the callbacks that measure something on a data set while a learner trains.
+    """Base of callbacks that evaluate a learner on a data set during training.
 
     Attributes:
-        overhead_seconds: time that it took out of training so far; :class:`Cost` does not charge it to the training.
+        overhead_seconds: time of the measurements so far; :class:`Cost` subtracts it from the training time.
     """
 
     overhead_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Do all images get the same embedding?"""
+"""Detects collapse: all images have the same embedding."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 from dtp_lightning.callbacks.measures import effective_rank
 
 COLLAPSED = 1.1
-"""Effective rank below which embeddings differ along one line only, or not at all."""
+"""Effective rank below which embeddings are on one line, or equal."""
 
 
 class Collapse(pl.Callback):
-    """Warns once, when the embeddings of validation's first batch have an effective rank near 1, or do not differ.
+    """Warns once, when the embeddings of the first validation batch have an effective rank near 1 or are all equal.
 
-    They are those that the validation loss is computed from: only a small matrix is added to it.
+    The embeddings are those of the validation loss, so the only cost is the eigenvalues of a small matrix.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Collapse(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Look at the first view's embeddings, (B, D)."""
+        """Check the embeddings of the first view, ``outputs`` (B, D)."""
         if (
             batch_idx
             or self._warned

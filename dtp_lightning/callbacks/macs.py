@@ -1,4 +1,4 @@
-"""Arithmetic of a learning step: multiply-accumulates, whatever the machine."""
+"""Multiply-accumulates of a learning step, which do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dtp_lightning.learners.base import Learner
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations that torch knows a formula for.
+    """Sums the FLOPs of the operations for which torch has a formula.
 
-    Not torch's FlopCounterMode: its bookkeeping of modules fails under ``autograd.grad`` stage by stage.
+    Replaces torch's FlopCounterMode, whose module tracking fails under ``autograd.grad`` of single stages.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class _Counter(TorchDispatchMode):
 
 
 def count_macs(function: Callable[[], object]) -> int:
-    """Multiply-accumulates of the convolutions and matrix products that this call does, backward passes included.
+    """Count the multiply-accumulates of the convolutions and matrix products of a call, backward passes included.
 
-    Element-wise work, pooling and distances are not counted. A transposed convolution counts every product, also
-    those that fall beyond the border.
+    Element-wise operations, pooling and distances are not counted. A transposed convolution counts all products, also
+    those that the padding discards.
     """
     with _Counter() as counter:
         function()
@@ -47,22 +47,25 @@ def count_macs(function: Callable[[], object]) -> int:
 
 
 def macs_per_image(learner: Learner, images: ImageSpec, views: int) -> float:
-    """MACs of one whole learning step for one view of one image: forward, targets, feedback, gradients, head.
+    """Count the MACs of a whole learning step: forward, targets, feedback, gradients and head.
 
-    Counted on a copy, at its first step past a first phase of feedback alone, with two images; a rule whose feedback
-    learns on every few batches only is counted by that first one, a layer-wise one by the mean over its stages.
-    Products between the images of a batch are counted at two images.
+    The step is that of a copy, on a batch of two images, after any first phase in which only feedback learns. If
+    feedback learns in some batches only, it is the first of those; layer-wise learning gives the mean over its
+    stages. Products between the images of a batch are those of a batch of two.
 
     Args:
         learner: on the CPU; unchanged.
-        images: their size.
-        views: V.
+        images: size of the images.
+        views: V, number of views.
+
+    Returns:
+        MACs for one view of one image.
     """
-    used = copy.deepcopy(learner)
-    used.skip_first_phase()
+    replica = copy.deepcopy(learner)
+    replica.skip_first_phase()
     with torch.random.fork_rng([]):
         batch = torch.rand(views, 2, images.channels, images.height, images.width)
         labels = torch.zeros(2, dtype=torch.long)
-        variants = used.step_variants()
+        variants = replica.step_variants()
         total = sum(count_macs(partial(variant.step, batch, labels, measure=False)) for variant in variants)
     return total / len(variants) / (views * 2)

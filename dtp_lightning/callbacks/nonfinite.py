@@ -1,4 +1,4 @@
-"""Training stops where its numbers stop being numbers, and says which ones."""
+"""Stops a training that is no longer finite, and reports which quantity is not."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from dtp_lightning.module import PretrainModule
 
 
 class Nonfinite(pl.Callback):
-    """Stops, or warns once, when the loss, a gradient (which is what a target leaves behind) or a weight is not finite.
+    """Stops, or warns once, when the loss, a gradient (and so a target) or a weight is not finite.
 
-    On a CPU every step is looked at, its gradients before the forward weights move: the step is exact, and so is the
-    stage, since :func:`culprit` finds the forward weights as they were. Elsewhere a look would wait for the device.
-    There steps are counted whose loss was not finite, on the device, and looked at when metrics are logged and before
-    a checkpoint is written: the step is exact as long as the loss did not recover, the stage is the one where the
-    trouble was seen, by then perhaps not where it began.
+    On a CPU every step is checked, its gradients before the optimiser step, so the reported step and stage are exact.
+    On other devices a check has to synchronise. Steps with a loss that is not finite are counted on the device, and
+    the count is read when metrics are logged and before a checkpoint is saved. The reported step is exact unless the
+    loss became finite again; the reported stage is that of the time of the check, which may differ from the first.
 
     Args:
         action: ``stop`` raises :class:`DivergedError`; ``warn`` goes on.
@@ -34,83 +33,89 @@ class Nonfinite(pl.Callback):
     def __init__(self, action: Literal["stop", "warn"] = "stop") -> None:
         self.action = action
         self._batch: Any = None
-        self._bad_steps: Tensor | None = None
-        self._silent = False
+        self._nonfinite_steps: Tensor | None = None
+        self._warned = False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember what to examine."""
+        """Keep the batch for the error message."""
         self._batch = batch
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Gradients, before they are used."""
-        if self._each_step(pl_module) and not finite(_gradients(optimizer)):
+        """Check the gradients on a CPU, before the step uses them."""
+        if self._checks_each_step(pl_module) and not finite(_gradients(optimizer)):
             self._report(trainer, pl_module, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The loss, and what the step made of the weights, those of the feedback included."""
-        if self._silent:
+        """Check the loss and all weights, those of the feedback maps included."""
+        if self._warned:
             return
         module = cast(PretrainModule, pl_module)
         assert module.last_loss is not None
-        if self._each_step(module):
+        if self._checks_each_step(module):
             if not math.isfinite(module.last_loss.item()) or not finite(module.learner.parameters()):
                 self._report(trainer, module, trainer.global_step - 1)
             return
-        bad = module.last_loss.isfinite().logical_not().long()
-        self._bad_steps = bad if self._bad_steps is None else self._bad_steps + bad
+        nonfinite = module.last_loss.isfinite().logical_not().long()
+        self._nonfinite_steps = nonfinite if self._nonfinite_steps is None else self._nonfinite_steps + nonfinite
         if module.is_logging_step():
-            self._look(trainer, module)
+            self._check(trainer, module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What is not finite does not replace a good checkpoint."""
-        if not self._silent and not self._each_step(pl_module) and self._bad_steps is not None:
-            self._look(trainer, cast(PretrainModule, pl_module))
+        """Check the weights before they are saved."""
+        if not self._warned and not self._checks_each_step(pl_module) and self._nonfinite_steps is not None:
+            self._check(trainer, cast(PretrainModule, pl_module))
 
-    def _each_step(self, module: pl.LightningModule) -> bool:
-        return not self._silent and module.device.type == "cpu"
+    def _checks_each_step(self, module: pl.LightningModule) -> bool:
+        """Whether to check in every step: on a CPU, until a warning was given."""
+        return not self._warned and module.device.type == "cpu"
 
-    def _look(self, trainer: pl.Trainer, module: PretrainModule) -> None:
-        assert self._bad_steps is not None
-        if (steps := int(self._bad_steps)) or not finite(module.learner.parameters()):
+    def _check(self, trainer: pl.Trainer, module: PretrainModule) -> None:
+        """Read the count of steps from the device, and check the weights."""
+        assert self._nonfinite_steps is not None
+        if (steps := int(self._nonfinite_steps)) or not finite(module.learner.parameters()):
             self._report(trainer, module, trainer.global_step - max(1, steps))
 
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+        """Raise or warn, with the step and the quantity that is not finite."""
         module = cast(PretrainModule, pl_module)
         with torch.no_grad():
-            what = culprit(module, self._batch.images, self._batch.labels)
-        message = f"not finite at step {step} (epoch {trainer.current_epoch}): {what}"
+            location = locate_nonfinite(module, self._batch.images, self._batch.labels)
+        message = f"not finite at step {step} (epoch {trainer.current_epoch}): {location}"
         if self.action == "stop":
             raise DivergedError(
                 f"{message}; stopped, the last checkpoint is from before: choose a smaller learning rate or "
                 "target_step, or trainer.on_nonfinite=warn to go on regardless"
             )
         logging.getLogger(__name__).warning("%s; training goes on, and this is not repeated", message)
-        self._silent = True
+        self._warned = True
 
 
-def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
-    """What is not finite, in words; the weights first, then what they make of these images, then their gradients.
+def locate_nonfinite(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
+    """Name the quantity that is not finite: weights, then activations, embeddings and loss, then targets.
 
-    A target t_i is not kept: it is seen in the gradient of stage i's weights, which is J^T (h_i - t_i) up to a factor,
-    and as targets are made from the top down, the uppermost such stage is named.
+    A target t_i is not stored. The gradient of the weights of stage i is J^T (h_i - t_i) up to a factor, and targets
+    are computed from the top down, so the top stage whose gradient is not finite is the first such target.
 
     Args:
-        module: as it is when the trouble was seen.
+        module: the module after the failed check.
         images: of the batch, uint8 (B, C, H, W).
-        labels: (B,).
+        labels: int64 (B,).
+
+    Returns:
+        A phrase such as "the activations of stage 2".
     """
     learner = module.learner
-    parts = _parts(learner)
-    if bad := [name for name, parameters in parts if not finite(parameters)]:
-        return f"the {_first(bad)}"
+    groups = _named_parameters(learner)
+    if nonfinite := [name for name, parameters in groups if not finite(parameters)]:
+        return f"the {_first(nonfinite)}"
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         views = module.augment(images)
         traces = Learner.trace(learner, views.flatten(0, 1))
@@ -120,39 +125,41 @@ def culprit(module: PretrainModule, images: Tensor, labels: Tensor) -> str:
     embeddings = learner.model.head(traces[-1].h)
     if not finite([embeddings]):
         return "the embeddings"
-    # of several processes the loss needs the embeddings of all, who may not be here
+    # with several processes the loss gathers the embeddings of all, and the others may not get here
     single_process = module.trainer.world_size == 1
     if single_process and not finite([learner.objective(embeddings, len(views), labels)]):
         return "the loss"
-    grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in parts]
-    if bad := [name for name, gradients in grads if not finite(gradients)]:
-        return f"the target of the {_first(bad)} (seen in their gradient)"
+    grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in groups]
+    if nonfinite := [name for name, gradients in grads if not finite(gradients)]:
+        return f"the target of the {_first(nonfinite)} (seen in their gradient)"
     return "the loss"
 
 
-def _parts(learner: Learner) -> list[tuple[str, list[Tensor]]]:
-    """Names and parameters, from the top down; what a rule adds of its own comes last."""
+def _named_parameters(learner: Learner) -> list[tuple[str, list[Tensor]]]:
+    """Names and parameters, from the head down to stage 1; further parameters of the rule are last."""
     stages = list(enumerate(learner.model.stages, 1))[::-1]
-    parts = [
+    groups = [
         ("weights of the head", list(learner.model.head.parameters())),
         *((f"weights of stage {i}", stage.forward_parameters()) for i, stage in stages),
         *((f"feedback weights of stage {i}", stage.feedback_parameters()) for i, stage in stages),
     ]
-    known = {id(p) for _, parameters in parts for p in parameters}
-    own = [(name, [p]) for name, p in learner.named_parameters() if id(p) not in known]
-    return [(name, list(parameters)) for name, parameters in [*parts, *own]]
+    listed = {id(p) for _, parameters in groups for p in parameters}
+    others = [(name, [p]) for name, p in learner.named_parameters() if id(p) not in listed]
+    return [(name, list(parameters)) for name, parameters in [*groups, *others]]
 
 
 def _first(names: list[str]) -> str:
+    """The first name, and the number of the others."""
     return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
 def _gradients(optimizer: Optimizer) -> Iterable[Tensor]:
+    """The gradients of all parameters of an optimiser."""
     return (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all entries are."""
-    listed = [t.detach() for t in tensors]
-    # the sum of squares is an order of magnitude faster than the largest entry, but large numbers overflow it
-    return any(math.isfinite(get_total_norm(listed, norm_type=p).item()) for p in (2.0, math.inf))
+    """Whether all entries of all tensors are finite."""
+    detached = [t.detach() for t in tensors]
+    # the 2-norm is ten times faster than the maximum norm, but its squares may overflow
+    return any(math.isfinite(get_total_norm(detached, norm_type=p).item()) for p in (2.0, math.inf))

@@ -1,4 +1,4 @@
-"""The distance study while training: how positives and negatives move, epoch by epoch."""
+"""The distance study during training, every few epochs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dtp_lightning.learners import Learner
 
 
 class OnlineDistances(DataCallback):
-    """Logs ``val/distances/...`` every k epochs and after the last, on the batch that ``Distances`` judges at the end.
+    """Logs ``val/distances/...`` every k epochs and after the last, on the batch of the final ``Distances``.
 
     Args:
-        data: ``val`` is judged.
-        augment: the run's own views.
-        every_n_epochs: k.
+        data: the validation split is used.
+        augment: the augmentation of the run.
+        every_n_epochs: k, in epochs.
         images, pos_margin, neg_margin: see :class:`Distances`.
     """
 
@@ -39,9 +39,9 @@ class OnlineDistances(DataCallback):
         self.distances = Distances(augment, images, pos_margin, neg_margin)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the encoder as it is."""
+        """Evaluate the encoder, if the epoch is due."""
         if not due(trainer, self.every_n_epochs) or not trainer.is_global_zero:
             return
         embeddings = self.distances.embeddings(cast(Learner, pl_module.learner).model, self.val)
-        metrics = self.distances.of(embeddings).metrics
+        metrics = self.distances.compute(embeddings).metrics
         pl_module.log_dict({f"val/distances/{n}": v for n, v in metrics.items()}, rank_zero_only=True)

@@ -1,4 +1,4 @@
-"""k-NN accuracy on validation while training: the learning curve of a self-supervised run."""
+"""k-NN accuracy on the validation split during training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dtp_lightning.models import features_of
 
 
 class OnlineKNN(DataCallback):
-    """Logs ``val/knn_acc``, in [0, 1], every k epochs and after the last. Nothing learns from the labels read here.
+    """Logs ``val/knn_acc``, in [0, 1], every k epochs and after the last. The labels are not used for training.
 
     Args:
-        data: ``train`` is the bank, ``val`` is judged.
-        every_n_epochs: k.
-        bank_size, val_size: at most so many images of each, evenly spaced.
+        data: ``train`` is the feature bank, ``val`` is classified.
+        every_n_epochs: k, in epochs.
+        bank_size, val_size: largest number of images of each split, evenly spaced.
     """
 
     needs_labels = True
@@ -39,7 +39,7 @@ class OnlineKNN(DataCallback):
         self.neighbours = NearestNeighbours()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the encoder as it is."""
+        """Evaluate the encoder, if the epoch is due."""
         if not due(trainer, self.every_n_epochs) or not trainer.is_global_zero:
             return
         network = cast(Learner, pl_module.learner).model

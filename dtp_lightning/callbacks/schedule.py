@@ -1,4 +1,4 @@
-"""When a callback that looks every few epochs looks."""
+"""The schedule of callbacks that act every few epochs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import pytorch_lightning as pl
 
 
 def due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
-    """Whether the epoch that ends now is an n-th one, or the last."""
-    done = trainer.current_epoch + 1
-    return done % every_n_epochs == 0 or done == trainer.max_epochs
+    """Whether the current epoch, counted from 1, is a multiple of n or the last."""
+    epochs = trainer.current_epoch + 1
+    return epochs % every_n_epochs == 0 or epochs == trainer.max_epochs

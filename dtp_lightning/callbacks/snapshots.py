@@ -1,4 +1,4 @@
-"""Checkpoints that stay: to judge an encoder at several ages after one training."""
+"""Checkpoints of several epochs, to evaluate the encoder at each of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dtp_lightning.callbacks.schedule import due
 
 
 class Snapshots(pl.Callback):
-    """Keeps ``checkpoints/epoch<n>.ckpt`` every k epochs and after the last.
+    """Saves ``checkpoints/epoch<n>.ckpt`` every k epochs and after the last.
 
     Args:
-        folder: the run's.
-        every_n_epochs: k.
+        folder: the run folder.
+        every_n_epochs: k, in epochs.
     """
 
     def __init__(self, folder: Path, every_n_epochs: PositiveInt = 5) -> None:
@@ -23,6 +23,6 @@ class Snapshots(pl.Callback):
         self.every_n_epochs = every_n_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what ``last.ckpt`` would hold now."""
+        """Save a checkpoint as ``last.ckpt``, under the name of the epoch."""
         if due(trainer, self.every_n_epochs):
             trainer.save_checkpoint(self.folder / f"epoch{trainer.current_epoch + 1}.ckpt", weights_only=False)

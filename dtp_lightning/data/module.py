@@ -1,4 +1,4 @@
-"""Batches of a data set that lives as one uint8 tensor on the training device, or of one that streams in."""
+"""Batches of a data set that is one uint8 tensor on the training device, or is read from disk by workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ MEMORY_LIMIT = 2 * 2**30  # bytes of pre-training images that loading=auto puts 
 
 
 class Batch(NamedTuple):
-    """uint8 images (B, C, H, W) and labels int64 (B,), -1 where there is none."""
+    """uint8 images (B, C, H, W) and labels int64 (B,), -1 for an unlabelled image."""
 
     images: Tensor
     labels: Tensor
 
 
-class BatchesOf(Dataset):
-    """Indexed by a whole batch of positions at once: one gather, no Python loop over images."""
+class BatchedDataset(Dataset):
+    """A data set that is indexed by a whole batch at once: one gather, no Python loop over images.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+    """
 
     def __init__(self, images: Images, labels: Tensor) -> None:
         self.images = images
@@ -36,23 +41,25 @@ class BatchesOf(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> Batch:
+        """The batch at int64 indices (B,)."""
         return Batch(self.images[index], self.labels[index])
 
 
 class BatchSampler(Sampler):
-    """Positions of each batch, (B,) int64; the last batch may be shorter, but never a single image (which has no
-    negatives): that one joins the batch before.
+    """Yields the indices of each batch, int64 (B,).
 
-    The order of an epoch depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
+    The last batch may be shorter. A single remaining image, which has no negatives, is added to the batch before. The
+    order of an epoch depends on (seed, epoch) alone, so a resumed run has the same batches as an uninterrupted one.
 
     Args:
-        size: images.
-        batch_size: of one process.
-        shuffle, seed: a new order each epoch.
-        device: of the positions.
-        processes: that share each batch, of ``processes * batch_size`` images: equal shares in the batch's order, so
-            that at most ``processes - 1`` images of an epoch are left out.
-        process: whose share this is, from 0.
+        size: N, number of images.
+        batch_size: images of a batch in one process.
+        shuffle: whether each epoch has its own random order.
+        seed: of the random order.
+        device: of the indices.
+        processes: number of processes. A batch of ``processes * batch_size`` images is divided equally among them, in
+            order, so an epoch omits at most ``processes - 1`` images.
+        process: rank of this process, from 0.
     """
 
     def __init__(
@@ -63,21 +70,21 @@ class BatchSampler(Sampler):
         self.batch_size = batch_size * processes
         self.processes, self.process = processes, process
         self.epoch = 0
-        self.seen = (0, 0)
-        """(epoch, batches): a run resumed within that epoch has seen so many of its batches, which are left out."""
+        self.consumed = (0, 0)
+        """(epoch, batches): a resumed run skips this many batches of this epoch, since it has trained on them."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch, which Lightning does before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         if self.processes > 1:
             return self.size // self.batch_size + (self.size % self.batch_size >= self.processes)
-        return max(1, -(-self.size // self.batch_size) - self._single)
+        return max(1, -(-self.size // self.batch_size) - self._one_left)
 
     @property
-    def _single(self) -> bool:
-        """Whether one image is left over."""
+    def _one_left(self) -> bool:
+        """Whether a single image would remain for the last batch."""
         return self.size % self.batch_size == 1
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -90,33 +97,33 @@ class BatchSampler(Sampler):
         if self.processes > 1:
             shares = ((batch, len(batch) // self.processes) for batch in batches)
             return iter([batch[self.process * n : (self.process + 1) * n] for batch, n in shares if n])
-        if self._single and len(batches) > 1:
+        if self._one_left and len(batches) > 1:
             batches[-2:] = [torch.cat(batches[-2:])]
-        return iter(batches[self.seen[1] if self.epoch == self.seen[0] else 0 :])
+        return iter(batches[self.consumed[1] if self.epoch == self.consumed[0] else 0 :])
 
 
 def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
-    """A seed for this epoch that no nearby (seed, epoch, process) shares (torch reads its lower 32 bits)."""
+    """A seed of one epoch in one process; nearby arguments differ in the lower 32 bits, which are what torch reads."""
     return (seed * 1_000_003 + epoch + process * 2_038_074_743) % 2**63
 
 
 def fits_memory(split: Split, loading: Loading) -> bool:
-    """Whether these images shall live as one tensor on the device: chosen by their size, unless it is said."""
-    return loading == "memory" or (loading == "auto" and split.bytes <= MEMORY_LIMIT)
+    """Whether to put the images on the device as one tensor; ``loading=auto`` does so up to ``MEMORY_LIMIT`` bytes."""
+    return loading == "memory" or (loading == "auto" and split.nbytes <= MEMORY_LIMIT)
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Batches for pre-training and for its validation loss.
+    """The loaders of pre-training batches and of validation batches.
 
     Args:
-        data: ``pretraining`` and ``val`` are used; test is left to the evaluation.
-        batch_size: images a batch (each becomes one or two views), in each process.
+        data: its pre-training set and validation set are used.
+        batch_size: images of a batch in each process; an image becomes one or two views.
         seed: of the shuffling.
-        supervised: whether the loss is told the labels.
-        loading: ``memory`` puts the images on the training device as one tensor; ``stream`` leaves them where they
-            are and reads batches in workers; ``auto`` takes memory up to 2 GiB. The batches are the same.
-        workers: processes that read batches when streaming; 0 reads in this one.
-        processes: that train together, each on its share of every batch.
+        supervised: whether the loss needs labels.
+        loading: ``memory`` puts the images on the training device as one tensor; ``stream`` reads each batch in worker
+            processes; ``auto`` is ``memory`` up to 2 GiB, else ``stream``. The batches are the same.
+        workers: number of worker processes of ``stream``; 0 reads in the training process.
+        processes: number of processes that train together; each has an equal part of every batch.
 
     Raises:
         ConfigError: the batch is larger than the data.
@@ -136,8 +143,8 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = data.pretraining(supervised), data.val
         if batch_size * processes > len(self.train):
-            asked = f"batch_size={batch_size}" + (f" on {processes} devices" if processes > 1 else "")
-            raise ConfigError(f"{asked} is larger than the {len(self.train)} training images: choose a smaller one")
+            requested = f"batch_size={batch_size}" + (f" on {processes} devices" if processes > 1 else "")
+            raise ConfigError(f"{requested} is larger than the {len(self.train)} training images: choose a smaller one")
         self.batch_size, self.seed, self.workers, self.processes = batch_size, seed, workers, processes
         self.stream = not fits_memory(self.train, loading)
 
@@ -153,28 +160,28 @@ class ImageDataModule(pl.LightningDataModule):
             process=self.trainer.global_rank if self.trainer is not None else 0,
         )  # fmt: skip
         if self.trainer is not None:
-            # Lightning tells the sampler of a resumed run its epoch only after its first draw, and counts that epoch
-            # as current only later still
+            # In a resumed run Lightning calls set_epoch after the first iteration over the sampler, and updates
+            # current_epoch even later
             epochs: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(epochs.processed)
-            if shuffle and epochs.processed == epochs.completed:  # not at an epoch's end
-                sampler.seen = (epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+            if shuffle and epochs.processed == epochs.completed:  # the run was not saved at the end of an epoch
+                sampler.consumed = (epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         workers = self.workers if self.stream else 0
         return DataLoader(
-            BatchesOf(split.images, split.labels),
+            BatchedDataset(split.images, split.labels),
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.stream and on_gpu,
             worker_init_fn=SignalGuard.ignore,
-            generator=torch.Generator(),  # a loader draws a number for its workers: not from the run's own stream
+            generator=torch.Generator(),  # the workers' base seed must not come from the global one
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled anew each epoch."""
+        """Pre-training batches, shuffled in each epoch."""
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """In order."""
+        """Validation batches, in order."""
         return self._loader(self.val, shuffle=False)

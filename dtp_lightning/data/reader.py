@@ -1,4 +1,4 @@
-"""What reads a data set beside the training, and must declare so."""
+"""The base class of evaluations and callbacks that read a data set."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from dtp_lightning.data.images import ImageData
 
 log = logging.getLogger(__name__)
 
-Part = TypeVar("Part")
+Component = TypeVar("Component")
 
 
 class DataReader:
-    """Base of evaluations and of diagnostic callbacks: they say before the training whether a data set suits them."""
+    """Base of evaluations and diagnostic callbacks: whether they can use a data set is checked before training."""
 
     needs_labels: ClassVar[bool] = False
-    """Whether it reads labels: it is left out, with a warning, where the data set has none."""
+    """Whether it reads labels; if so, a run on a data set without labels omits it, with a warning."""
 
     def check(self, data: ImageData) -> None:
-        """Accept a data set, or say what it lacks. Every data set is accepted unless a subclass refuses it.
+        """Raise an error if this data set cannot be used. The base class accepts every data set.
 
         Raises:
-            ConfigError, DataError: it cannot work on this data set.
+            ConfigError, DataError: the data set cannot be used.
         """
 
 
-def usable(parts: Mapping[str, Part], data: ImageData) -> dict[str, Part]:
-    """Those that can work on this data: what reads labels is left out, with a warning, where there are none.
+def usable(components: Mapping[str, Component], data: ImageData) -> dict[str, Component]:
+    """Select the evaluations or callbacks that can use a data set.
+
+    Those that need labels are omitted, with a warning, if the data set has none. Others that cannot use it raise.
 
     Args:
-        parts: name -> evaluation or callback; what is no :class:`DataReader` (a callback of Lightning's own) stays.
-        data: what they would read.
+        components: name -> evaluation or callback; one that is no :class:`DataReader` (Lightning's own) stays.
+        data: the data set.
 
     Raises:
-        ConfigError, DataError: one cannot work on this data.
+        ConfigError, DataError: one of them cannot use this data set.
     """
-    readers = {name: part for name, part in parts.items() if isinstance(part, DataReader)}
+    readers = {name: reader for name, reader in components.items() if isinstance(reader, DataReader)}
     unlabelled = [name for name, reader in readers.items() if reader.needs_labels and not data.classes]
     if unlabelled:
         log.warning("these images have no labels: %s left out", ", ".join(unlabelled))
     for name, reader in readers.items():
         if name not in unlabelled:
             reader.check(data)
-    return {name: part for name, part in parts.items() if name not in unlabelled}
+    return {name: component for name, component in components.items() if name not in unlabelled}

@@ -1,4 +1,4 @@
-"""Frozen encoder + labelled data -> metrics. To add one: a file here, a YAML file in conf/evaluation/."""
+"""Evaluations: a frozen encoder and a data set -> metrics. To add one: a file here, a YAML file in conf/evaluation/."""
 
 from dtp_lightning.evaluation.distances import Distances
 from dtp_lightning.evaluation.frozen import ClassProbe, Evaluation, FeatureSplit, FrozenEncoder, Result, accuracy

@@ -1,4 +1,4 @@
-"""The distance study: how far apart are the two views of an image, and how far different images?"""
+"""The distance study: distances of two views of an image, and of views of different images."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
-VIEWS_SEED = 2_022  # one fixed held-out augmented batch, whatever the run's seed
+VIEWS_SEED = 2_022  # of the views of the fixed batch, independent of the run's seed
 
 
 class Distances(Evaluation):
     """Distances of embeddings on one fixed augmented batch of validation images.
 
-    Positive pairs are the two views of an image, negatives all pairs of views of different images. Reported for
-    the l1 distance (what the hinge sees) and for cosine similarity: means, and the AUC, the probability that a
-    positive pair is the nearer one (0.5 is chance). For l1 also the shares that the hinge still acts on. Alignment and
-    uniformity are those of Wang and Isola (2020, alpha = 2, t = 2), on the unit sphere; lower is better.
+    Positive pairs are the two views of an image, negative pairs all pairs of views of different images. For the l1
+    distance (that of the hinge loss) and for cosine similarity: means, and the AUC, the probability that a positive
+    pair is closer than a negative one (0.5 is chance). For l1 also the fractions of pairs that have a hinge loss.
+    Alignment and uniformity are those of Wang and Isola (2020, alpha = 2, t = 2), on the unit sphere; lower is better.
 
     Args:
-        augment: the run's own views.
-        images: at most so many validation images, evenly spaced.
-        pos_margin, neg_margin: the hinge's, for the shares beyond them.
+        augment: the augmentation of the run.
+        images: B, the number of validation images at most, evenly spaced.
+        pos_margin, neg_margin: margins of the hinge, in l1 distance: a positive pair beyond the first and a negative
+            pair within the second have a loss.
     """
 
     needs_labels = False
@@ -46,50 +47,50 @@ class Distances(Evaluation):
         self.neg_margin = neg_margin
 
     def check(self, data: ImageData) -> None:
-        """There are pairs to look at.
+        """Require two validation images, the fewest that have a negative pair.
 
         Raises:
-            DataError: there is one validation image, or none.
+            DataError: there are fewer than two validation images.
         """
         if len(data.val) < 2:
             raise DataError(f"distances compare images, and there are {len(data.val)} for validation: add some")
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``l1/...``, ``cosine/...``, ``alignment`` and ``uniformity``; both kinds of distances as histograms."""
-        return self.of(self.embeddings(encoder.network, encoder.data.val))
+        """Measure ``l1/...``, ``cosine/...``, ``alignment`` and ``uniformity``, with histograms of both distances."""
+        return self.compute(self.embeddings(encoder.network, encoder.data.val))
 
     @torch.no_grad()
     def embeddings(self, network: Network, split: Split) -> Tensor:
-        """Z of both views, (2, B, D) on the CPU; the views are the same at every call."""
+        """Embeddings z of both views, float32 (2, B, D) on the CPU; the views are the same in each call."""
         device = next(network.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VIEWS_SEED)
-            views = self.augment(split.subset(self.images).images)  # drawn on the CPU, so that no device changes them
+            views = self.augment(split.subset(self.images).images)  # on the CPU, to be the same for every device
         return network(views.flatten(0, 1).to(device)).float().cpu().unflatten(0, views.shape[:2])
 
-    def of(self, embeddings: Tensor) -> Result:
-        """Distances of embeddings (2, B, D); B >= 2."""
+    def compute(self, embeddings: Tensor) -> Result:
+        """Metrics and histograms of embeddings of two views, (2, B, D), B >= 2."""
         z0, z1 = embeddings
         z = torch.cat([z0, z1])
         index = torch.arange(len(z))
-        other = (index[:, None] % len(z0) != index % len(z0)).triu()
+        negative_mask = (index[:, None] % len(z0) != index % len(z0)).triu()
         unit0, unit1, unit = F.normalize(z0), F.normalize(z1), F.normalize(z)
         pairs = {
-            "l1 distance": ((z0 - z1).abs().sum(1), torch.cdist(z, z, p=1)[other]),
-            "cosine similarity": ((unit0 * unit1).sum(1), (unit @ unit.T)[other]),
+            "l1 distance": ((z0 - z1).abs().sum(1), torch.cdist(z, z, p=1)[negative_mask]),
+            "cosine similarity": ((unit0 * unit1).sum(1), (unit @ unit.T)[negative_mask]),
         }
-        near, far = pairs["l1 distance"]
+        positive, negative = pairs["l1 distance"]
         metrics = {
-            "l1/positive_mean": near.mean(),
-            "l1/negative_mean": far.mean(),
-            "l1/positive_beyond_margin": (near > self.pos_margin).float().mean(),
-            "l1/negative_within_margin": (far < self.neg_margin).float().mean(),
-            "l1/auc": _auc(-near, -far),
+            "l1/positive_mean": positive.mean(),
+            "l1/negative_mean": negative.mean(),
+            "l1/positive_beyond_margin": (positive > self.pos_margin).float().mean(),
+            "l1/negative_within_margin": (negative < self.neg_margin).float().mean(),
+            "l1/auc": _auc(-positive, -negative),
             "cosine/positive_mean": pairs["cosine similarity"][0].mean(),
             "cosine/negative_mean": pairs["cosine similarity"][1].mean(),
             "cosine/auc": _auc(*pairs["cosine similarity"]),
             "alignment": (unit0 - unit1).square().sum(1).mean(),
-            "uniformity": torch.cdist(unit, unit)[other].square().mul(-2).exp().mean().log(),
+            "uniformity": torch.cdist(unit, unit)[negative_mask].square().mul(-2).exp().mean().log(),
         }
         histograms = {name: {"positive pairs": p, "negative pairs": n} for name, (p, n) in pairs.items()}
         return Result({name: float(value) for name, value in metrics.items()}, histograms=histograms)
@@ -97,7 +98,7 @@ class Distances(Evaluation):
 
 def _auc(positive: Tensor, negative: Tensor) -> float:
     """Probability that a positive pair scores above a negative one; ties count half."""
-    from sklearn.metrics import roc_auc_score  # a third of a second, which a training need not wait for
+    from sklearn.metrics import roc_auc_score  # imported here, as it takes a third of a second
 
     labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))])
     return float(roc_auc_score(labels.numpy(), torch.cat([positive, negative]).numpy()))

@@ -1,4 +1,4 @@
-"""All chosen evaluations on the trained and on the untrained encoder: numbers and figures."""
+"""Runs all evaluations on the trained and on the untrained encoder, and plots their figures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def evaluate_encoders(
 
     Args:
         evaluations: name -> evaluation.
-        trained, untrained: the encoder, and the same network before its first step; frozen here.
-        data: labelled.
-        seed: of whatever an evaluation draws.
+        trained, untrained: the network after training, and before its first step; both are frozen here.
+        data: the data set of the evaluations.
+        seed: of the random numbers of the evaluations.
         device: where features are computed.
-        folder: figures are written here.
+        folder: where figures are written.
 
     Returns:
         ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one.
@@ -44,12 +44,12 @@ def evaluate_encoders(
         results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in guard.checked(encoders.items())}
         for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-        _draw(name, results, data, folder)
+        _plot(name, results, data, folder)
     return metrics
 
 
-def _draw(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
-    """The figures that an evaluation's results ask for."""
+def _plot(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
+    """Plot the confusion matrix and the histograms of an evaluation, if it has any."""
     trained = results[""]
     if trained.test_predictions is not None:
         title = f"{name}, test accuracy {100 * trained.metrics['test_acc']:.1f} %"

@@ -1,4 +1,4 @@
-"""What every evaluation receives: a frozen encoder, a labelled data set, and features computed once."""
+"""Base classes of evaluations, and a frozen encoder whose features are computed once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class FeatureSplit:
 
 @dataclass
 class FrozenEncoder:
-    """A network that no longer learns, and the data it is judged on.
+    """A network that no longer learns, and the data on which it is evaluated.
 
     Attributes:
-        network: in evaluation mode.
-        data: labelled; evaluations choose on ``val`` and read ``test`` for the reported figure only.
-        seed: of whatever an evaluation draws.
+        network: in evaluation mode, without gradients.
+        data: hyper-parameters of an evaluation are chosen on ``val``; ``test`` gives the reported metrics only.
+        seed: of the random numbers of an evaluation.
     """
 
     network: Network
@@ -49,18 +49,18 @@ class FrozenEncoder:
 
     @cached_property
     def test(self) -> FeatureSplit:
-        """Features of the test split, first computed when an evaluation reports on it."""
+        """Features of the test split, computed at the first access."""
         return FeatureSplit(features_of(self.network, self.data.test.images), self.data.test.labels)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The metrics of an evaluation, and data for its figures.
 
     Attributes:
-        metrics: name -> number; accuracies in [0, 1], called ``test_acc`` and ``val_acc``.
-        test_predictions: predicted classes of the test split (N,), where there are any.
-        histograms: quantity -> group -> its values (M,), to be drawn for both encoders in one figure.
+        metrics: name -> value; accuracies ``test_acc`` and ``val_acc`` are in [0, 1].
+        test_predictions: predicted classes of the test split, int64 (N,); None if it predicts none.
+        histograms: quantity -> group -> values (M,), plotted for the trained and the random encoder in one figure.
     """
 
     metrics: dict[str, float]
@@ -75,26 +75,26 @@ class Evaluation(DataReader, ABC):
 
     @abstractmethod
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """What it measures, by name."""
+        """Evaluate the encoder."""
 
 
 class ClassProbe(Evaluation):
-    """An evaluation that predicts classes: it needs two of them, and images in every split."""
+    """An evaluation that predicts classes; it needs two classes or more, and images in every split."""
 
     def check(self, data: ImageData) -> None:
-        """See :func:`check_classes`.
+        """Require two classes, validation images and test images.
 
         Raises:
-            DataError: there are not two classes, or no validation or test images.
+            DataError: there are fewer than two classes, or no validation or test images.
         """
         check_classes(data)
 
 
 def check_classes(data: ImageData) -> None:
-    """A probe tells classes apart, so it needs two of them, and images to be chosen and judged by.
+    """Require two classes in the training set, validation images and test images, without which there is no probe.
 
     Raises:
-        DataError: there are not.
+        DataError: there are fewer than two classes, or no validation or test images.
     """
     if len(data.train.labels.unique()) < 2:
         raise DataError(
@@ -107,5 +107,5 @@ def check_classes(data: ImageData) -> None:
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of (N,) predictions that equal the labels, in [0, 1]."""
+    """Fraction of predicted classes (N,) that equal the labels (N,), in [0, 1]."""
     return (predicted == labels).double().mean().item()

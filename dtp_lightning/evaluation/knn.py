@@ -15,11 +15,11 @@ from dtp_lightning.runtime.signals import guard
 class NearestNeighbours(ClassProbe):
     """Cosine k-NN with votes weighted by exp(similarity / temperature) (Wu et al. 2018, section 3.4).
 
-    Nothing is chosen: k and temperature are what they are given as. The bank is the training split.
+    There is no choice of hyper-parameters: k and temperature are given. The feature bank is the training split.
 
     Args:
-        k: number of neighbours; at most the bank's size.
-        temperature: of the votes.
+        k: number of neighbours, at most the size of the bank.
+        temperature: of the weights of the votes.
     """
 
     def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
@@ -27,15 +27,15 @@ class NearestNeighbours(ClassProbe):
         self.temperature = temperature
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``val_acc`` and ``test_acc``."""
+        """Measure ``val_acc`` and ``test_acc``, in [0, 1]."""
         predicted = self.predict(encoder.test.x, encoder.train)
         val_acc = accuracy(self.predict(encoder.val.x, encoder.train), encoder.val.y)
         return Result({"val_acc": val_acc, "test_acc": accuracy(predicted, encoder.test.y)}, predicted)
 
     def predict(self, x: Tensor, bank: FeatureSplit) -> Tensor:
-        """Classes (N,) of features x (N, F)."""
-        neighbours = F.normalize(bank.x).T.contiguous()
+        """Predict classes, int64 (N,), of features x (N, F) from a feature bank (M, F) with labels (M,)."""
+        feature_bank = F.normalize(bank.x).T.contiguous()
         classes = int(bank.y.max()) + 1
         k = min(self.k, len(bank.y))
         chunks = guard.checked(F.normalize(x).split(1000))
-        return torch.cat([knn_predict(c, neighbours, bank.y, classes, k, self.temperature)[:, 0] for c in chunks])
+        return torch.cat([knn_predict(c, feature_bank, bank.y, classes, k, self.temperature)[:, 0] for c in chunks])

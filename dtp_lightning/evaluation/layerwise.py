@@ -1,4 +1,4 @@
-"""A probe on every stage: where along the network does what the probe reads appear?"""
+"""A probe on the activations of each stage."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.models.network import Network
 
 
-class UpTo(Network):
-    """The first stages of a network as an encoder of their own.
+class TruncatedNetwork(Network):
+    """The first stages of a network, as an encoder.
 
     Args:
-        network: the whole; its stages are shared.
-        stage: the last stage that is kept, counted from 1.
-        max_features: a larger map is averaged over the finest grid of equal cells that keeps below this.
+        network: the whole network, with which the stages are shared.
+        stage: index of the last stage, from 1.
+        max_features: an activation with more features is average-pooled to the largest square grid within this number.
     """
 
     def __init__(self, network: Network, stage: int, max_features: int) -> None:
@@ -27,7 +27,7 @@ class UpTo(Network):
         self.max_features = max_features
 
     def features(self, images: Tensor) -> Tensor:
-        """h_stage averaged over cells and flattened, (N, F), of images (N, C, H, W) in [0, 1]."""
+        """Features (N, F) of images (N, C, H, W) in [0, 1]: h_stage, average-pooled and flattened."""
         h = self.activations(images)[-1]
         cells = max(1, int((self.max_features / h.shape[1]) ** 0.5))
         height, width = (min(cells, side) for side in h.shape[-2:])
@@ -35,12 +35,12 @@ class UpTo(Network):
 
 
 class Layerwise(Evaluation):
-    """The same probe on each stage, the early ones averaged over cells so that all read about as many features.
+    """The same probe on each stage; large activations are average-pooled, to similar numbers of features.
 
     Args:
         probe: an evaluation with ``val_acc`` and ``test_acc``.
-        max_features: features that a probe reads, at most.
-        train_images: at most so many training images for each probe, evenly spaced.
+        max_features: largest number of features of a probe.
+        train_images: largest number of training images of a probe, evenly spaced.
     """
 
     def __init__(self, probe: Evaluation, max_features: PositiveInt = 1024, train_images: PositiveInt = 10_000) -> None:
@@ -49,7 +49,7 @@ class Layerwise(Evaluation):
         self.train_images = train_images
 
     def check(self, data: ImageData) -> None:
-        """What the probe says of this data.
+        """Check the data set by the probe.
 
         Raises:
             ConfigError, DataError: from the probe.
@@ -57,10 +57,12 @@ class Layerwise(Evaluation):
         self.probe.check(data)
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``stage<i>/val_acc`` and ``stage<i>/test_acc`` for i = 1..L."""
+        """Measure ``stage<i>/val_acc`` and ``stage<i>/test_acc``, in [0, 1], for i = 1..L."""
         data = replace(encoder.data, train=encoder.data.train.subset(self.train_images))
         metrics: dict[str, float] = {}
         for i in range(1, len(encoder.network.stages) + 1):
-            probed = self.probe(FrozenEncoder(UpTo(encoder.network, i, self.max_features), data, encoder.seed))
-            metrics |= {f"stage{i}/{name}": probed.metrics[name] for name in ("val_acc", "test_acc")}
+            result = self.probe(
+                FrozenEncoder(TruncatedNetwork(encoder.network, i, self.max_features), data, encoder.seed)
+            )
+            metrics |= {f"stage{i}/{name}": result.metrics[name] for name in ("val_acc", "test_acc")}
         return Result(metrics)

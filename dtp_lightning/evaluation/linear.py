@@ -1,4 +1,4 @@
-"""Linear evaluation: multinomial logistic regression on frozen features, trained until it converges."""
+"""Linear evaluation: multinomial logistic regression on frozen features, to convergence."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ Strengths = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Shift and scale of each feature, (F,), taken from the probe's training features."""
+    """Standardises features by mean and standard deviation (F,) of the training features."""
 
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, x: Tensor) -> Standardiser:
-        """From features (N, F); constant features are left unscaled."""
+    def fit(cls, x: Tensor) -> Standardiser:
+        """Compute mean and standard deviation of features (N, F); constant features are not scaled."""
         std = x.std(0, correction=0)
         return cls(x.mean(0), torch.where(std > 1e-6, std, 1.0))
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Standardised features (N, F)."""
         return (x - self.mean) / self.std
 
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """The logistic regression that did best on validation.
+    """The logistic regression with the highest validation accuracy.
 
     Attributes:
-        standardise: applied to features first.
-        classifier: fitted on the training features.
-        strength: the chosen C, inverse L2 penalty.
-        val_acc: its validation accuracy in [0, 1].
+        standardise: applied to the features.
+        classifier: fitted to the standardised training features.
+        strength: the chosen C, the inverse of the L2 penalty.
+        val_acc: validation accuracy, in [0, 1].
     """
 
     standardise: Standardiser
@@ -60,28 +61,34 @@ class FittedProbe:
     val_acc: float
 
     def predict(self, x: Tensor) -> Tensor:
-        """Classes (N,) of features (N, F)."""
+        """Predict classes, int64 (N,), of features (N, F)."""
         return torch.from_numpy(self.classifier.predict(self.standardise(x).numpy()))
 
 
 def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float], max_iter: int) -> FittedProbe:
-    """Fit one regression for each C, strongest penalty first; keep the best on ``val``.
+    """Fit a logistic regression for each C, in increasing order; select the best on ``val``.
 
-    Each fit starts from the last one's weights. The weaker penalties take longest, so the search ends as soon as
-    validation accuracy falls. Ties go to the stronger penalty. A fit that reaches ``max_iter`` is logged as a warning.
+    Each fit starts from the weights of the fit before. Fits with weak penalties take longest, so the search ends when
+    validation accuracy falls. Of equal accuracies the stronger penalty wins. A fit that does not converge is logged.
+
+    Args:
+        train: features (N, F) and labels (N,) to fit.
+        val: features (M, F) and labels (M,) to select C.
+        strengths: values of C.
+        max_iter: largest number of L-BFGS iterations for each C.
     """
-    from sklearn.exceptions import ConvergenceWarning  # a third of a second, which a training need not wait for
+    from sklearn.exceptions import ConvergenceWarning  # imported here, as it takes a third of a second
     from sklearn.linear_model import LogisticRegression
 
-    standardise = Standardiser.of(train.x)
+    standardise = Standardiser.fit(train.x)
     x, y = standardise(train.x).numpy(), train.y.numpy()
     x_val = standardise(val.x).numpy()
     best: FittedProbe | None = None
-    start = None
+    previous = None
     for strength in sorted(strengths):
         classifier = LogisticRegression(C=strength, max_iter=max_iter, warm_start=True)
-        if start is not None:
-            classifier.classes_, classifier.coef_, classifier.intercept_ = start
+        if previous is not None:
+            classifier.classes_, classifier.coef_, classifier.intercept_ = previous
         with guard.interruptible(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             classifier.fit(x, y)
@@ -89,7 +96,7 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
             log.warning(
                 "the linear probe did not converge in %d iterations at C=%g: raise max_iter", max_iter, strength
             )
-        start = classifier.classes_, classifier.coef_.copy(), classifier.intercept_.copy()
+        previous = classifier.classes_, classifier.coef_.copy(), classifier.intercept_.copy()
         val_acc = accuracy(torch.from_numpy(classifier.predict(x_val)), val.y)
         if best is None or val_acc > best.val_acc:
             best = FittedProbe(standardise, classifier, strength, val_acc)
@@ -100,14 +107,14 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
 
 
 class LinearProbe(ClassProbe):
-    """The field's linear evaluation protocol, to convergence.
+    """The usual linear evaluation protocol, to convergence.
 
-    Features of the last stage, standardised by the training split, no augmentation; multinomial logistic
-    regression with L2 penalty by L-BFGS; C chosen on validation; fitted on train only; test read once.
+    Features of the last stage, standardised by the training split, without augmentation; multinomial logistic
+    regression with an L2 penalty by L-BFGS; C selected on the validation split; fitted to the training split only.
 
     Args:
-        strengths: values of C (inverse penalty) to choose from, tried upwards until validation accuracy falls.
-        max_iter: bound on L-BFGS iterations for each C.
+        strengths: values of C (inverse of the L2 penalty), tried in increasing order until validation accuracy falls.
+        max_iter: largest number of L-BFGS iterations for each C.
     """
 
     def __init__(self, strengths: Strengths = STRENGTHS, max_iter: PositiveInt = 2000) -> None:
@@ -115,7 +122,7 @@ class LinearProbe(ClassProbe):
         self.max_iter = max_iter
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``val_acc``, ``test_acc`` and the chosen ``C``."""
+        """Measure ``val_acc`` and ``test_acc``, in [0, 1], with the selected ``C``."""
         probe = fit_probe(encoder.train, encoder.val, self.strengths, self.max_iter)
         predicted = probe.predict(encoder.test.x)
         metrics = {"val_acc": probe.val_acc, "test_acc": accuracy(predicted, encoder.test.y), "C": probe.strength}
@@ -123,13 +130,14 @@ class LinearProbe(ClassProbe):
 
 
 class FewLabels(ClassProbe):
-    """The same probe on few labelled images a class, averaged over several draws of them.
+    """The linear probe on few labelled images of each class, averaged over several random subsets.
 
-    C is chosen on the whole validation split, so the figure is for few *training* labels.
+    C is selected on the whole validation split, so only the *training* labels are few.
 
     Args:
-        per_class: numbers of labelled images a class; those that a class does not have are left out with a warning.
-        draws: independent draws of them.
+        per_class: numbers of labelled images of each class; numbers above the smallest class are left out, with a
+            warning.
+        draws: number of independent random subsets.
         strengths, max_iter: see :class:`LinearProbe`.
     """
 
@@ -146,10 +154,10 @@ class FewLabels(ClassProbe):
         self.max_iter = max_iter
 
     def check(self, data: ImageData) -> None:
-        """Known before training: whether there are enough labels for any of the numbers.
+        """Require enough labels for the smallest of the numbers.
 
         Raises:
-            DataError: there are not.
+            DataError: there are fewer than two classes, too few labels, or no validation or test images.
         """
         super().check(data)
         self._smallest_class(data.train.labels)
@@ -164,14 +172,14 @@ class FewLabels(ClassProbe):
         return smallest
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """For each number n, means over draws of ``<n>/val_acc`` and ``<n>/test_acc``, and ``<n>/test_std``.
+        """Measure ``<n>/val_acc`` and ``<n>/test_acc``, means over draws in [0, 1], and ``<n>/test_std`` over draws.
 
         Raises:
-            DataError: every class number in ``per_class`` is larger than the smallest class.
+            DataError: every number in ``per_class`` is larger than the smallest class.
         """
         smallest = self._smallest_class(encoder.train.y)
-        if missing := [n for n in self.per_class if n > smallest]:
-            log.warning("few labels: the smallest class has %d images, fewer than %s: left out", smallest, missing)
+        if too_large := [n for n in self.per_class if n > smallest]:
+            log.warning("few labels: the smallest class has %d images, fewer than %s: left out", smallest, too_large)
         metrics: dict[str, float] = {}
         for n in self.per_class:
             if n <= smallest:
@@ -181,11 +189,11 @@ class FewLabels(ClassProbe):
     def _mean_over_draws(self, encoder: FrozenEncoder, per_class: int) -> dict[str, float]:
         val, test = [], []
         for draw in range(self.draws):
-            (chosen,) = stratified(encoder.train.y, [per_class], encoder.seed * 1000 + draw)
-            few = FeatureSplit(encoder.train.x[chosen], encoder.train.y[chosen])
-            probe = fit_probe(few, encoder.val, self.strengths, self.max_iter)
+            (index,) = stratified(encoder.train.y, [per_class], encoder.seed * 1000 + draw)
+            subset = FeatureSplit(encoder.train.x[index], encoder.train.y[index])
+            probe = fit_probe(subset, encoder.val, self.strengths, self.max_iter)
             val.append(probe.val_acc)
             test.append(accuracy(probe.predict(encoder.test.x), encoder.test.y))
         accuracies = torch.tensor([val, test], dtype=torch.float64)
-        spread = accuracies[1].std().item() if self.draws > 1 else 0.0
-        return {"val_acc": accuracies[0].mean().item(), "test_acc": accuracies[1].mean().item(), "test_std": spread}
+        test_std = accuracies[1].std().item() if self.draws > 1 else 0.0
+        return {"val_acc": accuracies[0].mean().item(), "test_acc": accuracies[1].mean().item(), "test_std": test_std}

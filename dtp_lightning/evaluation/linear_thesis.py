@@ -1,4 +1,4 @@
-"""The thesis' linear evaluation: a fixed number of Adam epochs, converged or not."""
+"""The thesis' linear evaluation: a fixed number of Adam epochs, without a test of convergence."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dtp_lightning.runtime.signals import guard
 class ThesisLinearProbe(ClassProbe):
     """Softmax regression on raw features by Adam, for comparison with the published figures (thesis code).
 
-    It has usually not converged: quote it beside :class:`LinearProbe`, not instead. Unlike there, batches are
-    shuffled.
+    It has usually not converged: report it with :class:`LinearProbe`, not instead. Unlike the thesis code, it shuffles
+    the batches.
 
     Args:
         epochs: passes over the training features.
-        batch_size: features a step.
-        lr: of Adam.
+        batch_size: images of a batch.
+        lr: learning rate of Adam.
     """
 
     def __init__(self, epochs: PositiveInt = 100, batch_size: PositiveInt = 1000, lr: PositiveFloat = 1e-3) -> None:
@@ -29,10 +29,10 @@ class ThesisLinearProbe(ClassProbe):
         self.lr = lr
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``val_acc``, ``test_acc`` after the last epoch (the thesis' figure); ``best_val/...`` at the best."""
+        """Measure ``val_acc`` and ``test_acc`` after the last epoch, as the thesis; ``best_val/...`` after the best."""
         generator = torch.Generator().manual_seed(encoder.seed)
         train, val = encoder.train, encoder.val
-        weight, bias = self._initial(train, generator)
+        weight, bias = self._initialise(train, generator)
         optimizer = torch.optim.Adam([weight, bias], lr=self.lr)
         best_val, best = -1.0, (weight.detach(), bias.detach())
         for _ in guard.checked(range(self.epochs)):
@@ -54,8 +54,8 @@ class ThesisLinearProbe(ClassProbe):
         return Result(metrics, predicted)
 
     @staticmethod
-    def _initial(train: FeatureSplit, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
-        """nn.Linear's law, U(-1/sqrt(F), 1/sqrt(F)), from our own generator."""
+    def _initialise(train: FeatureSplit, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight (K, F) and bias (K,), initialised as nn.Linear's: U(-1/sqrt(F), 1/sqrt(F))."""
         classes, features = int(train.y.max()) + 1, train.x.shape[1]
         bound = features**-0.5
         weight = torch.empty(classes, features).uniform_(-bound, bound, generator=generator)
@@ -65,5 +65,5 @@ class ThesisLinearProbe(ClassProbe):
 
 @torch.no_grad()
 def predict(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Classes (N,) of features x (N, F)."""
+    """Predict classes, int64 (N,), of features x (N, F)."""
     return F.linear(x, weight, bias).argmax(1)

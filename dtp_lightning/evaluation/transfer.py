@@ -10,11 +10,15 @@ from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 
 
 class Transfer(Evaluation):
-    """The same probe on other data sets than pre-training, their images in the size and channels of the encoder.
+    """The same probe on other data sets than that of pre-training, with images converted to the encoder's input.
 
     Args:
         probe: an evaluation with ``val_acc`` and ``test_acc``.
-        to: name -> data set.
+        to: name -> labelled data set.
+
+    Raises:
+        ConfigError: no data set is given, or an entry is no data set.
+        DataError: a data set has no labels, or the probe cannot use it.
     """
 
     needs_labels = False  # of the pre-training data set
@@ -34,9 +38,9 @@ class Transfer(Evaluation):
         self.to = to
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
-        """``<name>/val_acc`` and ``<name>/test_acc`` for every data set."""
+        """Measure ``<name>/val_acc`` and ``<name>/test_acc``, in [0, 1], for each data set."""
         metrics: dict[str, float] = {}
         for name, data in self.to.items():
-            probed = self.probe(FrozenEncoder(encoder.network, data.like(encoder.data.spec), encoder.seed))
-            metrics |= {f"{name}/{key}": value for key, value in probed.metrics.items()}
+            result = self.probe(FrozenEncoder(encoder.network, data.like(encoder.data.spec), encoder.seed))
+            metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
         return Result(metrics)

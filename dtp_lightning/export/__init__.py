@@ -1,1 +1,1 @@
-"""Encoders as files that anyone can load."""
+"""Export of trained encoders as safetensors with a JSON card."""

@@ -1,10 +1,10 @@
 """An exported encoder: weights as safetensors, a JSON card that says how to build it. Needs no Hydra, no Lightning.
 
     encoder = dtp_lightning.load_encoder("encoder.safetensors")
-    features = encoder(images)                     # (N, F), what the probes read
+    features = encoder(images)                     # (N, F), the input of the probes
     maps = encoder.activations(images)             # [h_1, ..., h_L]
 
-Nothing in the two files is executed: the card names a builder of :data:`BUILDERS` and its arguments.
+No code of the two files is executed: the card names a builder of :data:`BUILDERS` and its arguments.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from dtp_lightning.models.stage import Stage
 
 FORMAT = "dtp_lightning encoder 1"
 BUILDERS: dict[str, Callable[..., Network]] = {"conv_net": conv_net}
-"""Networks that a card may name."""
+"""Network builders that a card may name."""
 
 
 class Input(BaseModel):
-    """Images (N, channels, height, width) in [0, 1], of which the encoder subtracts ``mean`` and divides by ``std``."""
+    """Input images (N, channels, height, width) in [0, 1]; the encoder normalises them to (x - mean) / std."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -44,12 +44,12 @@ class Input(BaseModel):
     mirror_safe: bool
 
     def spec(self) -> ImageSpec:
-        """The same, as networks ask for it."""
+        """The same as an :class:`ImageSpec`, the argument of network builders."""
         return ImageSpec(self.channels, self.height, self.width, self.mirror_safe, self.mean, self.std)
 
 
 class Architecture(BaseModel):
-    """What rebuilds an encoder: a name in :data:`BUILDERS`, its arguments, and what goes in."""
+    """The architecture of an encoder: a name in :data:`BUILDERS`, its arguments and the input."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -58,30 +58,30 @@ class Architecture(BaseModel):
     input: Input
 
     def build(self) -> Network:
-        """The network, without weights.
+        """Build the network on the meta device, without weights.
 
         Raises:
-            DataError: there is no such builder, or it refuses the arguments.
+            DataError: there is no such builder, or it rejects the arguments.
         """
         if self.builder not in BUILDERS:
             raise DataError(f"builder '{self.builder}' is not one of {', '.join(BUILDERS)}")
         build = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(BUILDERS[self.builder])
         try:
-            with torch.device("meta"):  # shapes alone: no memory, no random number
+            with torch.device("meta"):  # needs neither memory nor random numbers
                 return build(self.input.spec(), **self.arguments)
         except ValidationError as error:
-            raise DataError(f"encoder.arguments.{_first(error)}") from error
+            raise DataError(f"encoder.arguments.{_first_problem(error)}") from error
         except (ConfigError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"encoder.arguments: {str(error).splitlines()[0]}") from error
 
 
 class Encoder(Network):
-    """The stages of a trained network, without head and feedback maps; in evaluation mode, without gradients.
+    """The stages of a trained network, without head and feedback maps.
 
     Args:
         network: built for ``spec``.
-        spec: what it takes.
-        card: the JSON card, whole.
+        spec: size and kind of the input images.
+        card: the whole JSON card.
     """
 
     def __init__(self, network: Network, spec: ImageSpec, card: Mapping[str, Any]) -> None:
@@ -92,19 +92,19 @@ class Encoder(Network):
 
     @property
     def embedding_dim(self) -> int:
-        """F, how many features an image has."""
+        """F, number of features of an image."""
         return int(torch.Size(self.shapes[-1]).numel())
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """[h_1, ..., h_L] of images (N, C, H, W), float in [0, 1] or uint8 in 0..255.
 
         Raises:
-            ValueError: images of another size, number of channels or type.
+            ValueError: the images have another size, number of channels or type.
         """
-        wanted = (self.spec.channels, self.spec.height, self.spec.width)
-        if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        expected = (self.spec.channels, self.spec.height, self.spec.width)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"images are {tuple(images.shape)}, and this encoder takes (N, {', '.join(map(str, wanted))})"
+                f"images are {tuple(images.shape)}, and this encoder takes (N, {', '.join(map(str, expected))})"
             )
         if images.dtype == torch.uint8:
             images = images.float() / 255
@@ -114,17 +114,17 @@ class Encoder(Network):
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """An encoder that ``dtp export`` wrote; features (N, F) of images by calling it.
+    """Load an encoder that ``dtp export`` wrote; calling it with images gives features (N, F).
 
     Args:
         path: the ``.safetensors`` file, its ``.json`` card, or the folder of an ``encoder.safetensors``; card and
-            weights lie beside each other.
+            weights are in the same folder.
 
     Returns:
-        On the CPU, in evaluation mode, without gradients (``requires_grad_(True)`` to fine-tune it).
+        The encoder on the CPU, in evaluation mode, without gradients (``requires_grad_(True)`` to fine-tune it).
 
     Raises:
-        DataError: a file is missing, was changed, or does not belong to the other.
+        DataError: a file is missing or was changed, or the two do not belong together.
     """
     path = Path(path).expanduser()
     weights = path / "encoder.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
@@ -134,16 +134,16 @@ def load_encoder(path: str | Path) -> Encoder:
             raise DataError(f"{file}: no such file; dtp export RUN writes weights and card")
     try:
         card = read_card(card_path)
-        return _filled(card, weights)
+        return _load_encoder(card, weights)
     except DataError as error:
         raise DataError(f"{card_path}: {error}") from error
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """A card, as it was written.
+    """Read a JSON card.
 
     Raises:
-        DataError: it is no JSON, or no card of this format.
+        DataError: the file is no JSON, or no card of this format.
     """
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -155,37 +155,37 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _filled(card: Mapping[str, Any], weights: Path) -> Encoder:
-    """The network that a card describes, with the weights that belong to it."""
+def _load_encoder(card: Mapping[str, Any], weights: Path) -> Encoder:
+    """Build the network of a card and load its weights."""
     try:
         architecture = Architecture.model_validate(card.get("encoder"))
     except ValidationError as error:
-        raise DataError(f"encoder.{_first(error)}") from error
+        raise DataError(f"encoder.{_first_problem(error)}") from error
     encoder = Encoder(architecture.build(), architecture.input.spec(), card)
     if card.get("sha256") != digest(weights):
         raise DataError(f"{weights.name} is not the file that this card was written for: export the run again")
     try:
         with safe_open(weights, framework="pt") as file:
-            written = json.loads((file.metadata() or {}).get("encoder", "null"))
-        stored = load_file(weights)
+            encoder_metadata = json.loads((file.metadata() or {}).get("encoder", "null"))
+        state_dict = load_file(weights)
     except (SafetensorError, ValueError) as error:
         raise DataError(f"{weights.name} is no safetensors file ({error})") from error
-    if written != card["encoder"]:
+    if encoder_metadata != card["encoder"]:
         raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
     try:
-        encoder.load_state_dict(stored, assign=True)
+        encoder.load_state_dict(state_dict, assign=True)
     except RuntimeError as error:
         raise DataError(f"the weights do not fit: {str(error).splitlines()[-1].strip()}") from error
     return freeze(encoder.to(memory_format=torch.channels_last))  # type: ignore[return-value]
 
 
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+def _first_problem(error: ValidationError) -> str:
+    """The first problem of a validation, in one line."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])

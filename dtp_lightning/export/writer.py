@@ -1,4 +1,4 @@
-"""Write a run's encoder as safetensors, with a JSON card: ``dtp export RUN [--to FILE]``.
+"""Writes the encoder of a run as safetensors, with a JSON card: ``dtp export RUN [--to FILE]``.
 
 The two files are read by :func:`dtp_lightning.load_encoder`. docs/export.md
 """
@@ -31,91 +31,96 @@ def export(run: Path, to: Path | None = None, licence: str | None = None) -> Pat
     """Write weights and card of a finished run.
 
     Args:
-        run: a run folder (its last checkpoint is taken) or a checkpoint.
-        to: the ``.safetensors`` file; the card lies beside it. Default: ``encoder.safetensors`` in the run folder, or
-            ``encoder_<name>.safetensors`` for a checkpoint of another name than last.ckpt.
-        licence: of the weights, for the card; whoever publishes them must say it.
+        run: a run folder, of which the last checkpoint is exported, or a checkpoint.
+        to: the ``.safetensors`` file; the card is written to the same folder. Default: in the run folder,
+            ``encoder.safetensors``, or ``encoder_<name>.safetensors`` for a checkpoint of another name than last.ckpt.
+        licence: of the weights, for the card; the publisher of the weights must choose it.
 
     Returns:
-        The weights' path.
+        The path of the weights.
 
     Raises:
-        DataError: there is no checkpoint, or its network is not one that can be rebuilt from a card.
+        DataError: there is no checkpoint, or a card cannot describe its network.
     """
     run = run.expanduser()
     path = run / "checkpoints" / "last.ckpt" if run.is_dir() else run
-    stored = Checkpoint.read(path)
+    checkpoint = Checkpoint.read(path)
     folder = path.parent.parent
     name = "encoder" if path.stem == "last" else f"encoder_{path.stem}"
     weights = to.expanduser().with_suffix(".safetensors") if to else folder / f"{name}.safetensors"
-    architecture = _architecture(stored)
-    network = _network(stored, architecture)
-    described = architecture.model_dump()
+    architecture = _architecture(checkpoint)
+    network = _network(checkpoint, architecture)
+    encoder = architecture.model_dump()
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    write_atomically(weights, save(tensors, metadata={"format": "pt", "encoder": json.dumps(described)}))
-    card = _card(stored, described, network, licence, _summary(folder, stored), digest(weights))
+    write_atomically(weights, save(tensors, metadata={"format": "pt", "encoder": json.dumps(encoder)}))
+    card = _card(checkpoint, encoder, network, licence, _summary(folder, checkpoint), digest(weights))
     write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return weights
 
 
-def _architecture(stored: Checkpoint) -> Architecture:
-    node = stored.config.get("model") or {}
+def _architecture(checkpoint: Checkpoint) -> Architecture:
+    """The architecture of the network of a checkpoint."""
+    node = checkpoint.config.get("model") or {}
     target, arguments = str(node.get("_target_")), {k: v for k, v in node.items() if not k.startswith("_")}
     builder = target.removeprefix(PACKAGE)
     if not target.startswith(PACKAGE) or builder not in BUILDERS:
         raise DataError(
-            f"{stored.path}: its network was built by {target}, and a card can only name {', '.join(BUILDERS)}: "
+            f"{checkpoint.path}: its network was built by {target}, and a card can only name {', '.join(BUILDERS)}: "
             "save its state_dict yourself"
         )
-    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(ImageSpec.of(stored.images))))
+    spec = ImageSpec.from_dict(checkpoint.images)
+    return Architecture(builder=builder, arguments=arguments, input=Input(**asdict(spec)))
 
 
-def _network(stored: Checkpoint, architecture: Architecture) -> Network:
-    """The encoder with the checkpoint's weights of it; head and feedback maps stay behind."""
-    encoder = Encoder(architecture.build(), architecture.input.spec(), {})
-    wanted = encoder.state_dict().keys()
+def _network(checkpoint: Checkpoint, architecture: Architecture) -> Network:
+    """The network with the weights of the checkpoint, without head and feedback maps."""
+    network = Encoder(architecture.build(), architecture.input.spec(), {})
+    expected = network.state_dict().keys()
     try:
-        encoder.load_state_dict({key: stored.weights[key] for key in wanted}, assign=True)
+        network.load_state_dict({key: checkpoint.weights[key] for key in expected}, assign=True)
     except (KeyError, RuntimeError) as error:
-        raise DataError(f"{stored.path}: its weights do not fit its model ({str(error).splitlines()[-1]})") from error
-    return encoder
+        raise DataError(
+            f"{checkpoint.path}: its weights do not fit its model ({str(error).splitlines()[-1]})"
+        ) from error
+    return network
 
 
-def _summary(folder: Path, stored: Checkpoint) -> dict[str, Any]:
-    """What the run's summary says, if it speaks of these weights: of a run that ended, at its last epoch."""
+def _summary(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The summary of the run, if it is that of these weights (same number of epochs); else an empty one."""
     path = folder / "summary.json"
     summary = json.loads(path.read_text()) if path.is_file() else {}
-    return summary if summary.get("epochs") == stored.epochs else {}
+    return summary if summary.get("epochs") == checkpoint.epochs else {}
 
 
 def _card(
-    stored: Checkpoint,
-    described: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    encoder: Mapping[str, Any],
     network: Network,
     licence: str | None,
     summary: Mapping[str, Any],
     sha256: str,
 ) -> dict[str, Any]:
-    config = select(stored.config, lambda key: key_of(key).on_card)
-    here = provenance()
+    """The card, as a dictionary for JSON."""
+    config = select(checkpoint.config, lambda key: key_of(key).on_card)
+    names, environment = checkpoint.names, provenance()
     return {
         "format": FORMAT,
-        "encoder": described,
+        "encoder": encoder,
         "sha256": sha256,
         "features": int(network.embedding_dim),
         "stages": [list(shape) for shape in network.shapes],
-        **stored.names,
-        "seed": stored.config["seed"],
-        "epochs": stored.epochs,
-        "classes": stored.classes,
+        **names,
+        "seed": checkpoint.config["seed"],
+        "epochs": checkpoint.epochs,
+        "classes": checkpoint.classes,
         "accuracy": {key: value for key, value in sorted(summary.items()) if key.endswith(("_acc", "/C"))},
         "git_commit": summary.get("git_commit", "unknown"),
         "versions": summary.get("versions", "unknown"),
-        "exported_by": {"dtp_lightning": __version__, **here},
+        "exported_by": {"dtp_lightning": __version__, **environment},
         "config": config,
         "license": licence,
         "library_name": "dtp-lightning",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["self-supervised", "difference target propagation", stored.names["learner"], stored.names["loss"]],
-        "limitations": f"Features of images like those of {stored.names['dataset']}; not evaluated on any other use.",
+        "tags": ["self-supervised", "difference target propagation", names["learner"], names["loss"]],
+        "limitations": f"Features of images like those of {names['dataset']}; not evaluated on any other use.",
     }

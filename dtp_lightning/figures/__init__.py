@@ -1,1 +1,1 @@
-"""Pictures that a run draws."""
+"""Figures of one run, as PNG."""

@@ -12,17 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# Okabe-Ito: told apart by every kind of colour vision
+# Okabe and Ito (2008): distinguishable with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
-    """Each image above its two views.
+    """Plot each image above its views.
 
     Args:
-        images: uint8 (B, C, H, W).
-        views: (2, B, C, H, W) in [0, 1].
-        path: PNG to write.
+        images: uint8 (B, C, H, W) in 0..255.
+        views: (V, B, C, H, W) in [0, 1].
+        path: PNG file to write.
     """
     rows = [("image", images.float() / 255), *((f"view {v}", view) for v, view in enumerate(views))]
     figure = Figure(figsize=(0.9 * images.shape[0] + 0.8, 0.95 * len(rows) + 0.1))
@@ -36,9 +36,11 @@ def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
 
 
 def plot_curves(metrics: Path, path: Path) -> None:
-    """Objective, local and reconstruction losses, and validation k-NN over epochs, from a run's metrics.csv.
+    """Plot objective, local losses, reconstruction losses and validation k-NN accuracy over epochs.
 
-    A run too short to log anything has no such file and gets no figure.
+    Args:
+        metrics: metrics.csv of a run; without this file there is no figure.
+        path: PNG file to write.
     """
     rows = read_rows(metrics)
     names = names_in(rows)
@@ -57,8 +59,8 @@ def plot_curves(metrics: Path, path: Path) -> None:
         return
     figure = Figure(figsize=(4.2 * len(panels), 3.2))
     per_epoch = steps_per_epoch(rows)
-    for axis, (title, shown, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, colour in zip(shown, COLOURS, strict=False):
+    for axis, (title, columns, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, colour in zip(columns, COLOURS, strict=False):
             points = [((int(row["step"]) + 1) / per_epoch, float(row[name])) for row in rows if row.get(name)]
             axis.plot(
                 *zip(*points, strict=True),
@@ -67,14 +69,14 @@ def plot_curves(metrics: Path, path: Path) -> None:
                 marker="o",
                 ms=2.5,
             )
-        dress(axis, title, scale)
-        if len(shown) > 1:
+        style_axis(axis, title, scale)
+        if len(columns) > 1:
             axis.legend(frameon=False)
     save(figure, path)
 
 
 def read_rows(metrics: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv, empty cells as ""; none where there is no such file."""
+    """Rows of a metrics.csv, with "" for an empty cell; an empty list if there is no such file."""
     if not metrics.exists():
         return []
     with metrics.open(newline="") as file:
@@ -82,40 +84,40 @@ def read_rows(metrics: Path) -> list[dict[str, str]]:
 
 
 def names_in(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Quantities that have a value somewhere, sorted."""
+    """Names of the metrics that have a value in any row, sorted."""
     return sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})
 
 
-def dress(axis: Axes, title: str, scale: str = "linear") -> None:
-    """The look of every panel over epochs."""
+def style_axis(axis: Axes, title: str, scale: str = "linear") -> None:
+    """Set title, x label, scale, spines and grid of a plot over epochs."""
     axis.set(title=title, xlabel="epoch", yscale=scale)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
 
 
 def steps_per_epoch(rows: Sequence[dict[str, str]]) -> float:
-    """Batches an epoch: what the last validation row (logged at an epoch's last batch) says."""
+    """Batches per epoch, from the last row with a validation loss, which is logged at the last batch of its epoch."""
     ends = [(int(row["step"]) + 1, int(row["epoch"]) + 1) for row in rows if row.get("val/loss")]
     return ends[-1][0] / ends[-1][1] if ends else 1.0
 
 
 def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
-    """Row-normalised confusion matrix.
+    """Plot a confusion matrix, normalised by row.
 
     Args:
-        labels, predicted: (N,) class numbers.
-        classes: their names, K of them.
+        labels, predicted: class indices, int64 (N,) in 0..K-1.
+        classes: names of the K classes.
         title: above the matrix.
-        path: PNG to write.
+        path: PNG file to write.
     """
     k = len(classes)
     counts = np.zeros((k, k))
     np.add.at(counts, (labels.numpy(), predicted.numpy()), 1)
-    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    fraction = counts / np.maximum(1, counts.sum(1, keepdims=True))
     side = min(12.0, 1.6 + 0.45 * k)
     figure = Figure(figsize=(side + 0.9, side))
     axis = figure.subplots()
-    drawn = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    image = axis.imshow(fraction, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true", title=title)
     if k <= 30:
         upright = max(map(len, classes)) < 3
@@ -124,36 +126,36 @@ def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], ti
     if k <= 12:
         for row in range(k):
             for column in range(k):
-                if share[row, column] >= 0.005:
-                    colour = "white" if share[row, column] > 0.5 else "black"
+                if fraction[row, column] >= 0.005:
+                    colour = "white" if fraction[row, column] > 0.5 else "black"
                     axis.text(
                         column,
                         row,
-                        f"{100 * share[row, column]:.0f}",
+                        f"{100 * fraction[row, column]:.0f}",
                         ha="center",
                         va="center",
                         color=colour,
                         fontsize=8,
                     )
     figure.colorbar(
-        drawn, ax=axis, fraction=0.046, label="share of the true class" + (" (cells in %)" if k <= 12 else "")
+        image, ax=axis, fraction=0.046, label="share of the true class" + (" (cells in %)" if k <= 12 else "")
     )
     save(figure, path)
 
 
 def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path: Path) -> None:
-    """Densities of groups of values: a column for each quantity, a row for each encoder, axes shared in a column.
+    """Plot densities of groups of values: a row for each encoder, a column for each quantity, with a shared x axis.
 
     Args:
         rows: encoder -> quantity -> group -> values (M,).
-        path: PNG to write.
+        path: PNG file to write.
     """
     quantities = list(next(iter(rows.values())))
     figure = Figure(figsize=(4.6 * len(quantities), 2.6 * len(rows)))
     grid = figure.subplots(len(rows), len(quantities), squeeze=False, sharex="col")
     for column, quantity in enumerate(quantities):
-        every = torch.cat([values for panels in rows.values() for values in panels[quantity].values()])
-        bins = np.linspace(every.min().item(), every.max().item() + 1e-9, 80)
+        all_values = torch.cat([values for panels in rows.values() for values in panels[quantity].values()])
+        bins = np.linspace(all_values.min().item(), all_values.max().item() + 1e-9, 80)
         for axes, (encoder, panels) in zip(grid, rows.items(), strict=True):
             axis = axes[column]
             for (group, values), colour in zip(panels[quantity].items(), COLOURS, strict=False):
@@ -170,6 +172,6 @@ def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, and its folder if need be."""
+    """Write a figure as PNG, and make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -68,7 +68,7 @@ class Feedback(ABC):
         return
 
     def after_update(self) -> None:
-        """Called after the forward weights have moved."""
+        """Called after the forward weights have perturbed."""
         return
 
 
@@ -149,9 +149,9 @@ class FeedbackTraining(Feedback):
         """K steps for each feedback map, with the forward weights as they are; returns the last losses."""
         if self.fraction < 1:
             size = len(traces[0].x)
-            some = math.ceil(self.fraction * size)
-            start = (size - some) // 2
-            traces = [trace.slice(start, start + some) for trace in traces]
+            rows = math.ceil(self.fraction * size)
+            start = (size - rows) // 2
+            traces = [trace.slice(start, start + rows) for trace in traces]
         metrics: Metrics = {}
         most = self.steps if isinstance(self.steps, int) else max(self.steps)
         for k in range(most):
@@ -195,8 +195,8 @@ class FeedbackTraining(Feedback):
             return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(
                 trace.preactivation, e, trace.pool_indices
             )
-        moved = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
-        return (moved if noisy else e), trace.stage.run(moved, trace.pool_indices)
+        perturbed = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
+        return (perturbed if noisy else e), trace.stage.run(perturbed, trace.pool_indices)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:

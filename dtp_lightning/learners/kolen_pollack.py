@@ -79,7 +79,7 @@ def synapse_pairs(stages: Sequence[Stage]) -> list[tuple[nn.Conv2d, nn.Parameter
 
 
 class WeightMirrorFeedback(FeedbackTraining):
-    """Noise drives each stage's convolution, and B becomes what it hears of it (Akrout et al. 2019, weight mirror).
+    """Noise drives each stage's convolution, and B becomes the correlation of both (Akrout et al. 2019, weight mirror).
 
     e ~ N(0, sigma^2) at the stage's input, without image and bias, is answered by W e. C, the correlation of both over
     images and positions, divided by sigma^2, is W on average; B descends ||B||^2 / 2 - <B, C>, whose gradient is B - C:
@@ -123,14 +123,14 @@ class WeightMirrorFeedback(FeedbackTraining):
     def _correlation(self, conv: nn.Conv2d, e: Tensor, i: int) -> Tensor:
         """C of noise (N, C_below, H, W), of the weight's shape; at the border over fewer positions."""
         stride, padding = conv.stride, [side // 2 for side in conv.kernel_size]
-        answer = conv._conv_forward(e, conv.weight, None)
-        one = conv.weight.new_ones(())
-        seen = weight_gradient(
-            one.expand(1, 1, *e.shape[-2:]).contiguous(), one.expand(1, 1, *answer.shape[-2:]).contiguous(),
+        response = conv._conv_forward(e, conv.weight, None)
+        ones = conv.weight.new_ones(())
+        positions = weight_gradient(
+            ones.expand(1, 1, *e.shape[-2:]).contiguous(), ones.expand(1, 1, *response.shape[-2:]).contiguous(),
             conv.weight[:1, :1], stride, padding,
         )  # fmt: skip
-        total = weight_gradient(e.to(answer.dtype), answer, conv.weight, stride, padding)
-        return total / (seen * (len(e) * self.sigma(i) ** 2))
+        total = weight_gradient(e.to(response.dtype), response, conv.weight, stride, padding)
+        return total / (positions * (len(e) * self.sigma(i) ** 2))
 
 
 def synapse_pairs_of(stage: Stage) -> list[tuple[nn.Conv2d, nn.Parameter]]:

@@ -39,37 +39,37 @@ def squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 class LocalDifference(torch.autograd.Function):
-    """(||down - rest||^2 - 2 <e, up - rest>) / N for (rest, up, down) stacked in one tensor; its gradient for that.
+    """(||D_y||^2 - 2 <e, D_x>) / N with D_x = g(f(x + e)) - g(y), D_y = g(y + n) - g(y); its gradient.
 
-    A third of autograd's passes over memory, which are most of what L-DRL's feedback steps cost. Rows of e, of which
-    there may be fewer, take turns.
+    Of (g(y), g(f(x + e)), g(y + n)) stacked in one tensor: a third of autograd's passes over memory, which are most of
+    what L-DRL's feedback steps cost. There may be fewer rows of e, which then take turns.
     """
 
     @staticmethod
     def forward(ctx: Any, stacked: Tensor, e: Tensor) -> Tensor:
-        rest, up, down = stacked.chunk(3)
-        ahead = down - rest
-        ctx.save_for_backward(ahead, e)
-        return (torch.linalg.vector_norm(ahead) ** 2 - 2 * (_product(e, up) - _product(e, rest))) / len(ahead)
+        g_y, g_x_noisy, g_y_noisy = stacked.chunk(3)
+        d_y = g_y_noisy - g_y
+        ctx.save_for_backward(d_y, e)
+        return (torch.linalg.vector_norm(d_y) ** 2 - 2 * (_product(e, g_x_noisy) - _product(e, g_y))) / len(d_y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        ahead, e = ctx.saved_tensors
-        twice = 2 * gradient / len(ahead)
-        shape = (3 * len(ahead), *ahead.shape[1:])
-        at_stacked = torch.empty(shape, dtype=ahead.dtype, device=e.device, memory_format=torch.channels_last)
-        rest, up, down = (part.unflatten(0, (-1, len(e))) for part in at_stacked.chunk(3))
-        torch.mul(ahead.unflatten(0, (-1, len(e))), twice, out=down)
-        torch.mul(e.expand_as(up), -twice, out=up)
-        torch.add(down, up, out=rest).neg_()
-        return at_stacked, None
+        d_y, e = ctx.saved_tensors
+        scale = 2 * gradient / len(d_y)
+        shape = (3 * len(d_y), *d_y.shape[1:])
+        gradients = torch.empty(shape, dtype=d_y.dtype, device=e.device, memory_format=torch.channels_last)
+        g_y, g_x_noisy, g_y_noisy = (g.unflatten(0, (-1, len(e))) for g in gradients.chunk(3))
+        torch.mul(d_y.unflatten(0, (-1, len(e))), scale, out=g_y_noisy)
+        torch.mul(e.expand_as(g_x_noisy), -scale, out=g_x_noisy)
+        torch.add(g_y_noisy, g_x_noisy, out=g_y).neg_()
+        return gradients, None
 
 
-def _product(rows: Tensor, x: Tensor) -> Tensor:
-    """<rows, x> with rows (G, ...) in turns for x (N, ...); N a multiple of G. BLAS reads both but once."""
-    flat, whole = (t.permute(0, 2, 3, 1).reshape(-1) for t in (rows, x))  # as they lie in memory
-    return torch.stack([torch.dot(flat, part) for part in whole.split(len(flat))]).sum()
+def _product(e: Tensor, x: Tensor) -> Tensor:
+    """<e, x> with the rows of e (G, ...) in turns for x (N, ...); N a multiple of G. BLAS reads each once."""
+    e, x = (t.permute(0, 2, 3, 1).reshape(-1) for t in (e, x))  # as they lie in memory
+    return torch.stack([torch.dot(e, part) for part in x.split(len(e))]).sum()
 
 
 @dataclass(eq=False)
@@ -104,8 +104,8 @@ class AutoencoderFeedback(FeedbackTraining):
         trace = traces[i - 1]
         clean = trace.x.detach()
         if self.sigma(i) == 0:
-            known, trace.reconstruction = trace.reconstruction, None  # not for a second step: g is another then
-            return squares(trace.feedback(trace.h) if known is None else known, clean)
+            reconstruction, trace.reconstruction = trace.reconstruction, None  # g changes before a second step
+            return squares(trace.feedback(trace.h) if reconstruction is None else reconstruction, clean)
         noisy, above = self.perturb(trace, i, noisy=True)
         goal = noisy if self.goal == "noisy" else clean
         return squares(trace.feedback(above.y), goal)
@@ -174,8 +174,8 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         """R_i, all three feedback passes in one call."""
         trace = traces[i - 1]
         x, y = trace.x.detach(), trace.h
-        e, moved = self.perturb(trace, i)
-        stacked = torch.cat([y, moved.y, add_tiled(y, self.noise(y, i))])
+        e, above = self.perturb(trace, i)
+        stacked = torch.cat([y, above.y, add_tiled(y, self.noise(y, i))])
         pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
         if len(x) % len(e):
             e = tiled(e, len(x))

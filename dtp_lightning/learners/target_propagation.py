@@ -37,8 +37,8 @@ def difference_error(trace: StageTrace, error: Tensor) -> Tensor:
     """
     if trace.stage.differs_exactly:
         return trace.stage.feedback_difference(trace.h, error, trace.x, trace.pool_indices)
-    moved = trace.feedback(trace.h - error)
-    return torch.sub(trace.reconstruct(), moved, out=moved)
+    reconstruction = trace.feedback(trace.h - error)
+    return torch.sub(trace.reconstruct(), reconstruction, out=reconstruction)
 
 
 @torch.no_grad()

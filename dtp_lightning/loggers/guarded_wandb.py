@@ -1,4 +1,4 @@
-"""W&B beside a training that it can never stop: whatever it raises is said once, and then it is left alone."""
+"""W&B logging that cannot stop a training: its first error is logged as a warning and ends the logging to W&B."""
 
 from __future__ import annotations
 
@@ -15,64 +15,72 @@ from pytorch_lightning.loggers.logger import DummyLogger
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 60.0
-"""Seconds to wait for a server at a run's start, and for what is not uploaded yet at its end (it stays on disk)."""
-ROOM = 2**20
-"""Bytes: W&B's own process keeps silent about a disk that has less left."""
+"""Seconds to wait for the server at the start of a run, and for the upload at its end (the files stay on disk)."""
+MIN_FREE_BYTES = 2**20
+"""Below this free space the disk counts as full; W&B's process does not report a full disk."""
 
 
 class GuardedWandbLogger(WandbLogger):
-    """Lightning's W&B logger, whose failures end the logging to W&B and nothing else.
+    """Lightning's W&B logger, whose errors end the logging to W&B and nothing else.
 
     Args:
-        run: of wandb.
+        run: a ``wandb.Run``.
         folder: the run folder.
     """
 
     def __init__(self, run: Any, folder: Path) -> None:
         super().__init__(experiment=run, save_dir=str(folder))
         self._folder = folder
-        self._broken = False
+        self._failed = False
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
-        self._guarded(super().log_metrics, *args, **kwargs)
+        self._call(super().log_metrics, *args, **kwargs)
 
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
-        self._guarded(super().log_image, *args, **kwargs)
+        self._call(super().log_image, *args, **kwargs)
 
     def finalize(self, status: str) -> None:
         """As Lightning's."""
-        self._guarded(super().finalize, status)
+        self._call(super().finalize, status)
 
     def finish(self, *, failed: bool) -> None:
-        """End W&B's run, so that the next job of a multirun starts its own."""
+        """End the W&B run, so that the next job of a multirun starts its own.
+
+        Args:
+            failed: whether the run raised an error.
+        """
         import wandb
 
-        self._guarded(wandb.finish, exit_code=int(failed))
-        if self._broken:  # its helper process may be dead: the next job starts another
+        self._call(wandb.finish, exit_code=int(failed))
+        if self._failed:  # W&B's process may have died: the next job starts another
             with contextlib.suppress(Exception):
                 wandb.teardown(exit_code=1)
-        elif _full(self._folder / "wandb"):
+        elif _disk_is_full(self._folder / "wandb"):
             log.warning("the disk is full: what W&B keeps below %s may be incomplete", self._folder / "wandb")
 
-    def _guarded(self, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        if self._broken:
+    def _call(self, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Call a function of W&B; after its first error do nothing."""
+        if self._failed:
             return
         try:
             call(*args, **kwargs)
         except Exception as error:
-            self._broken = True
+            self._failed = True
             log.warning("W&B failed (%s): this run goes on without it; metrics.csv has everything", brief(error))
 
 
 def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
-    """A W&B run, offline where online is impossible, or nothing where that is impossible too; the user is told.
+    """Start a W&B run: offline if online fails, no logger if offline fails too, each with a warning.
 
     Args:
-        init: starts a run in a mode (online, offline, disabled).
-        mode: that is asked for.
+        init: starts a W&B run in a mode (online, offline, disabled).
+        mode: the requested mode.
         folder: the run folder.
+
+    Returns:
+        The logger; Lightning's ``DummyLogger`` if W&B could not start.
     """
     try:
         return GuardedWandbLogger(init(mode), folder)
@@ -87,13 +95,14 @@ def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
     return DummyLogger()
 
 
-def _full(folder: Path) -> bool:
+def _disk_is_full(folder: Path) -> bool:
+    """Whether the disk of a folder is full; False if there is no such folder."""
     try:
-        return shutil.disk_usage(folder).free < ROOM
-    except OSError:  # nothing was written there
+        return shutil.disk_usage(folder).free < MIN_FREE_BYTES
+    except OSError:  # W&B has not written anything
         return False
 
 
 def brief(error: BaseException) -> str:
-    """An error's first line."""
+    """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Everything that one run logs to: metrics.csv, which is always written, and the trackers that were chosen."""
+"""The loggers of a run: metrics.csv, which is always written, and the chosen experiment trackers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from dtp_lightning.loggers.metrics_csv import MetricsCSV
 
 @runtime_checkable
 class ImageLogger(Protocol):
-    """A logger that shows pictures, by the name that Lightning's W&B logger gives to it."""
+    """A logger of images, with the method of Lightning's W&B logger."""
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Show image files under a name."""
+        """Log image files under a name."""
 
 
 @runtime_checkable
 class FinishableLogger(Protocol):
-    """A logger that keeps something open beyond Lightning's ``finalize``."""
+    """A logger that must be closed after Lightning's ``finalize``."""
 
     def finish(self, *, failed: bool) -> None:
-        """Close it."""
+        """Close the logger.
+
+        Args:
+            failed: whether the run raised an error.
+        """
 
 
 class Loggers:
-    """The loggers of a run, open until the end of ``with``.
+    """The loggers of a run; a context manager that closes them.
 
     Args:
-        metrics_csv: the time series on disk; None in processes that log nothing.
+        metrics_csv: the logger of metrics.csv; None in processes of other ranks than 0.
         trackers: experiment trackers.
     """
 
@@ -42,25 +46,25 @@ class Loggers:
 
     @property
     def for_trainer(self) -> list[Logger]:
-        """What a Trainer logs to while it trains."""
+        """The loggers of the Trainer."""
         return [*([self.metrics_csv] if self.metrics_csv is not None else []), *self.trackers]
 
     def log_scalars(self, scalars: Mapping[str, float], step: int) -> None:
-        """Figures of a run's end: to the trackers, since metrics.csv is a time series and summary.json has them.
+        """Log final scalars to the trackers; on disk they are in summary.json, since metrics.csv is a time series.
 
         Args:
             scalars: name -> value.
-            step: batches that were trained on.
+            step: number of training batches.
         """
         for tracker in self.trackers:
             tracker.log_metrics(dict(scalars), step=step)
 
     def log_images(self, images: Mapping[str, Path], step: int) -> None:
-        """Pictures, to the trackers that can show them.
+        """Log images to the trackers that accept them.
 
         Args:
             images: name -> PNG file.
-            step: batches that were trained on.
+            step: number of training batches.
         """
         for tracker in self.trackers:
             if isinstance(tracker, ImageLogger):
@@ -68,7 +72,11 @@ class Loggers:
                     tracker.log_image(name, [str(path)], step=step)
 
     def close(self, *, failed: bool) -> None:
-        """End the trackers' runs, so that the next job of a multirun starts its own."""
+        """Close all loggers, so that the next job of a multirun starts its own.
+
+        Args:
+            failed: whether the run raised an error.
+        """
         for logger in self.for_trainer:
             logger.finalize("failed" if failed else "success")
             if isinstance(logger, FinishableLogger):

@@ -1,4 +1,4 @@
-"""metrics.csv, every logged quantity of a run: whole after any kind of end, and without doubled rows after a resume."""
+"""metrics.csv, all logged metrics of a run: complete rows after any interruption, no duplicate rows after a resume."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ class MetricsCSV(CSVLogger):
     """``metrics.csv`` in the run folder, on disk after every logged step.
 
     Args:
-        folder: the run's.
-        up_to_step: a resumed run keeps what was logged about its first so many batches.
-        ended: no batch follows: what was logged after the last one is kept as well.
+        folder: the run folder.
+        up_to_step: number of batches of the checkpoint of a resumed run; later rows are deleted.
+        ended: whether the training has ended; if so, rows logged after its last batch are not deleted.
     """
 
     def __init__(self, folder: Path, up_to_step: int = 0, *, ended: bool = False) -> None:
         super().__init__(str(folder), name="", version="", flush_logs_every_n_steps=1)
         path = folder / "metrics.csv"
-        kept = [row for row in _rows(path) if int(row["step"]) < up_to_step + ended] if up_to_step else []
-        self._experiment: _Writer = _Writer(str(folder), kept)
+        previous_rows = [row for row in _rows(path) if int(row["step"]) < up_to_step + ended] if up_to_step else []
+        self._experiment: _Writer = _Writer(str(folder), previous_rows)
 
 
 class _Writer(ExperimentWriter):
-    """Lightning's, which deletes what it finds and is not safe while it makes room for a new column."""
+    """Lightning's writer, with rows of before a resume, and an atomic rewrite of the file for a new column."""
 
-    def __init__(self, folder: str, kept: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, folder: str, previous_rows: Sequence[Mapping[str, str]]) -> None:
         super().__init__(folder)
-        self.metrics_keys = sorted({name for row in kept for name in row})
+        self.metrics_keys = sorted({name for row in previous_rows for name in row})
         path = Path(self.metrics_file_path)
-        if kept:
-            _write(path, self.metrics_keys, kept)
+        if previous_rows:
+            _write(path, self.metrics_keys, previous_rows)
         else:
             path.unlink(missing_ok=True)
 
     def _check_log_dir_exists(self) -> None:
-        """What is there belongs to this run."""
+        """Accept existing files: they are those of this run. Lightning warns of them."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
@@ -51,7 +51,7 @@ class _Writer(ExperimentWriter):
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Whole rows, without empty cells; a process that was killed, or a full disk, may have left half a line."""
+    """Complete rows, without empty cells; a killed process or a full disk may leave an incomplete last line."""
     if not path.exists():
         return []
     text = path.read_text()

@@ -70,32 +70,32 @@ class Stage(nn.Module):
         """h_i = f_i(h_{i-1})."""
         return self.run(x)[0]
 
-    def run(self, x: Tensor, held: Tensor | None = None) -> StageOutput:
+    def run(self, x: Tensor, fixed_indices: Tensor | None = None) -> StageOutput:
         """f(x), and what else the forward pass knows.
 
         Args:
             x: (N, C_below, H, W).
-            held: indices of another forward pass, (N, C, H', W'), which the max-pool is to take instead of the maxima.
+            fixed_indices: of another forward pass, (N, C, H', W'), which the max-pool takes instead of its own.
         """
         layers = self.layers()
         first = layers[0](x)
-        y, pool_indices = _through(layers[1:], first, held)
+        y, pool_indices = _through(layers[1:], first, fixed_indices)
         return StageOutput(y, pool_indices, first if _is_linear(layers) else None)
 
     @torch.no_grad()
-    def run_perturbed(self, preactivation: Tensor, e: Tensor, held: Tensor | None = None) -> StageOutput:
-        """f(x + e) where few different e serve many x, at a fraction of the price: W (x + e) = W x + W e.
+    def run_perturbed(self, preactivation: Tensor, e: Tensor, fixed_indices: Tensor | None = None) -> StageOutput:
+        """f(x + e) where few different e serve many x, at a fraction of the cost: W (x + e) = W x + W e.
 
         Args:
             preactivation: W x, from :meth:`run` on x (N, C_below, H, W).
-            e: (G, C_below, H, W), G <= N; row n of x is moved by row n modulo G.
-            held: see :meth:`run`.
+            e: (G, C_below, H, W), G <= N; row n of x gets row n modulo G.
+            fixed_indices: see :meth:`run`.
         """
         conv, *rest = self.layers()
-        moved = conv._conv_forward(e, conv.weight, None)  # type: ignore[operator]
+        response = conv._conv_forward(e, conv.weight, None)  # type: ignore[operator]
         parts = preactivation.split(len(e))
-        kept = [None] * len(parts) if held is None else held.split(len(e))
-        runs = [_through(rest, part + moved[: len(part)], k) for part, k in zip(parts, kept, strict=True)]
+        indices = [None] * len(parts) if fixed_indices is None else fixed_indices.split(len(e))
+        runs = [_through(rest, part + response[: len(part)], k) for part, k in zip(parts, indices, strict=True)]
         pool_indices = [s for _, s in runs if s is not None]
         return StageOutput(torch.cat([y for y, _ in runs]), torch.cat(pool_indices) if pool_indices else None)
 
@@ -164,12 +164,12 @@ class Stage(nn.Module):
         return [] if self.feedback_map is None else list(self.feedback_map.parameters())
 
 
-def _through(layers: list[nn.Module], x: Tensor, held: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The layers in turn; the indices of the max-pool among them that returns some, or takes those that are held."""
+def _through(layers: list[nn.Module], x: Tensor, fixed_indices: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The layers in turn; the indices of the max-pool among them that returns some, or takes the fixed ones."""
     pool_indices = None
     for layer in layers:
         if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
-            x, pool_indices = layer(x) if held is None else (pool_at(x, held), held)
+            x, pool_indices = layer(x) if fixed_indices is None else (pool_at(x, fixed_indices), fixed_indices)
         else:
             x = layer(x)
     return x, pool_indices

@@ -1,10 +1,10 @@
-"""One learner in several processes, each with its share of the batch: what they must tell each other.
+"""Collective operations of data-parallel training: each process has an equal part of the batch.
 
-Every process computes the objective of the *whole* batch, from the embeddings of all (a contrastive loss needs all
-negatives), so its displacements are already those of the whole; weight gradients are the sums of what the shares
-give. Losses that are means over a process' own images (feedback training) are averaged instead.
+Every process computes the objective of the *whole* batch from the gathered embeddings, since a contrastive loss needs
+all negatives. Its displacements are therefore those of the whole batch, and weight gradients are summed over the
+processes. Losses that are means over the images of one process (feedback training) are averaged instead.
 
-With one process, or where torch.distributed was not set up, every function returns at once what it was given.
+With one process, or without an initialised torch.distributed, every function returns its argument unchanged.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_single = False
+_force_single_process = False
 
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """What happens inside concerns this process only: nobody is asked, nobody is waited for."""
-    global _single
-    before, _single = _single, True
+    """Context in which this process computes alone: the functions of this module do not communicate."""
+    global _force_single_process
+    previous, _force_single_process = _force_single_process, True
     try:
         yield
     finally:
-        _single = before
+        _force_single_process = previous
 
 
 def world_size() -> int:
-    """How many processes share a batch."""
-    together = not _single and dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if together else 1
+    """Number of processes that share a batch; 1 inside :func:`single_process`."""
+    distributed = not _force_single_process and dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if distributed else 1
 
 
-def all_gather(share: Tensor, dim: int = 0) -> Tensor:
-    """The shares of all processes, one after another along ``dim``; gradients reach this process' own alone.
+def all_gather(tensor: Tensor, dim: int = 0) -> Tensor:
+    """Concatenate the tensors of all processes along ``dim``; only this process' own tensor has a gradient.
 
     Args:
-        share: of the same shape in every process.
-        dim: the batch's dimension.
+        tensor: of the same shape in every process.
+        dim: the dimension of the batch.
     """
-    count = world_size()
-    if count == 1:
-        return share
-    sent = share.detach().contiguous()
-    shares = [torch.empty_like(sent) for _ in range(count)]
-    dist.all_gather(shares, sent)
-    shares[dist.get_rank()] = share
-    return torch.cat(shares, dim)
+    size = world_size()
+    if size == 1:
+        return tensor
+    local = tensor.detach().contiguous()
+    gathered = [torch.empty_like(local) for _ in range(size)]
+    dist.all_gather(gathered, local)
+    gathered[dist.get_rank()] = tensor
+    return torch.cat(gathered, dim)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -64,7 +64,7 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def mean_scalars(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each scalar's mean over the processes; all must have the same names in the same order."""
+    """The mean of each scalar over the processes; all must have the same names in the same order."""
     if world_size() == 1 or not values:
         return values
     stacked = torch.stack([value.detach() for value in values.values()])
@@ -73,26 +73,26 @@ def mean_scalars(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """The first process' tensor, in every process: for draws that all must share."""
+    """The tensor of rank 0, in every process; for random numbers that all processes must share."""
     if world_size() == 1:
         return tensor
-    sent = tensor.detach().contiguous()
-    if dist.get_backend() == dist.Backend.NCCL:  # speaks of GPU tensors only
-        sent = sent.cuda()
-    dist.broadcast(sent, src=0)
-    return sent
+    local = tensor.detach().contiguous()
+    if dist.get_backend() == dist.Backend.NCCL:  # transfers GPU tensors only
+        local = local.cuda()
+    dist.broadcast(local, src=0)
+    return local
 
 
 @torch.no_grad()
 def _reduce(tensors: Sequence[Tensor], *, average: bool) -> None:
-    """In place, in one message."""
-    count = world_size()
-    if count == 1 or not tensors:
+    """Sum or average the tensors over the processes, in place, in one all-reduce."""
+    size = world_size()
+    if size == 1 or not tensors:
         return
-    message = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(message)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
     if average:
-        message /= count
-    parts = message.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+        flat /= size
+    chunks = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, chunk in zip(tensors, chunks, strict=True):
+        tensor.copy_(chunk.view_as(tensor))
