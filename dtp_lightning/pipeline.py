@@ -40,6 +40,7 @@ from dtp_lightning.runs.folder import acquire, failures_recorded
 from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
+from dtp_lightning.runtime.signals import guard
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -118,7 +119,9 @@ class Experiment:
                     print(f"finished already: {self.folder}", flush=True)
                 return state.finished if self.is_owner else {}
             with failures_recorded(self.folder, known, is_owner=self.is_owner, several=several):
+                guard.check()
                 components = self.build(state.checkpoint)
+                guard.check()
                 if self.is_owner:
                     self.draw_views(components)
                 if self.config.mode == "views":
@@ -142,6 +145,7 @@ class Experiment:
         supervised = loss.supervised
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
+        guard.check()
         network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
@@ -161,8 +165,10 @@ class Experiment:
             name: build(node, data=data, augment=augment, folder=self.folder) for name, node in config.callbacks.items()
         }
         callbacks = usable(callbacks, data)
+        if config.average is not None:
+            callbacks["average"] = build(config.average)  # last: what others see at the end are still the weights
         if checkpoint is not None:
-            check_resumable(checkpoint, module, config.max_epochs)
+            check_resumable(checkpoint, module, config.max_epochs, averages=config.average is not None)
         return Components(data, module, macs, untrained, evaluations, callbacks)
 
     def draw_views(self, components: Components) -> None:
@@ -203,6 +209,7 @@ class Experiment:
             "seed": self.config.seed,
             "epochs": trainer.current_epoch,
             "devices": trainer.world_size,
+            **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
                 self.folder / "plots",
@@ -249,6 +256,7 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
             "epochs": stored.epochs,
             "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
             "checkpoint": str(path),
+            **summary.weights_of(stored.config),
             "settings": settings_of(path.parent.parent),
             **_evaluate_checkpoint(config, stored, folder),
             **summary.provenance(),
@@ -262,6 +270,7 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
     seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
     data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
+    guard.check()
     seed_generators(seed)  # the untrained network is the one that this run began with
     supervised = as_objective(build(stored.node("loss"))).supervised
     network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)

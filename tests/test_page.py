@@ -180,6 +180,7 @@ def test_files_beside_the_page(sweep: Path) -> None:
     assert "| 92.7 [" in path.with_suffix(".md").read_text()
     names = {"learning-curves", "angle-to-backprop", "distances-of-pairs"}
     names |= {"accuracy-against-training-time", "accuracy-against-multiply-accumulates"}
+    names.add("angle-and-saturation-of-each-stage")
     found = {file.name for file in (path.parent / "page_figures").iterdir()}
     assert found == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert total_macs(sweep / "learner=bp,seed=0", 2e6) == 2e6 * 2 * 10 * 10, "views, steps, images"

@@ -10,6 +10,7 @@ from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
 from dtp_lightning.callbacks.progress import ProgressBar
 from dtp_lightning.callbacks.snapshots import Snapshots
+from dtp_lightning.callbacks.weight_average import WeightAverage
 
 __all__ = [
     "Alignment",
@@ -22,4 +23,5 @@ __all__ = [
     "OnlineKNN",
     "ProgressBar",
     "Snapshots",
+    "WeightAverage",
 ]

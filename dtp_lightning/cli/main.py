@@ -17,7 +17,7 @@ from dtp_lightning.cli import entry, paths
 
 VALUED = (
     *("--split", "--save", "--html", "--title", "--page", "--entity", "--project", "--name"),
-    *("--cost", "--figure"),
+    *("--cost", "--figure", "--angles", "--from-batch"),
 )
 """Options of reports whose value is no run."""
 

@@ -31,6 +31,8 @@ class Key:
     on_card: bool = False
 
 
+OPTIONAL_GROUPS = ("schedule", "average")
+"""Groups that a run may do without; the configuration of a run of before they were there has no such key."""
 WHERE_DATA_LIES = ("dataset.root", "dataset.download")
 """Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
 
@@ -60,7 +62,8 @@ KEYS: tuple[Key, ...] = (
     Key(r"checkpoint", may_differ=True),  # an evaluation's: names the run
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
     # what made the weights
-    Key(r"(learner|loss|model|dataset|augment|trainer|schedule)\..+|augment|schedule|trainer|batch_size", on_card=True),
+    Key(r"(learner|loss|model|dataset|augment|trainer|schedule|average)\..+", on_card=True),
+    Key(r"augment|schedule|average|trainer|batch_size", on_card=True),
 )
 
 OTHER = Key(r".*")

@@ -27,6 +27,7 @@ class RunConfig(BaseModel):
         mode: ``views`` only draws the augmented views.
         resume: True goes on with the run in the run folder; a path names a checkpoint, or a run folder, to go on from.
         schedule: of learning rates and the like; None keeps them.
+        average: of the weights, for evaluation; None evaluates the weights that training ends with.
         trainer: arguments of Lightning's Trainer, and two of ours (see :attr:`lightning_trainer`).
     """
 
@@ -45,6 +46,7 @@ class RunConfig(BaseModel):
     augment: Node
     trainer: Node
     schedule: Node | None = None
+    average: Node | None = None
     evaluation: Nodes = Field(default_factory=dict)
     callbacks: Nodes = Field(default_factory=dict)
     logger: Nodes = Field(default_factory=dict)

@@ -21,7 +21,7 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
 from dtp_lightning.runs.checkpoint import Checkpoint
-from dtp_lightning.runs.summary import provenance
+from dtp_lightning.runs.summary import provenance, weights_of
 from dtp_lightning.runtime.files import write_atomically
 
 PACKAGE = "dtp_lightning.models."
@@ -114,6 +114,7 @@ def _card(
         "epochs": checkpoint.epochs,
         "classes": checkpoint.classes,
         "accuracy": {key: value for key, value in sorted(summary.items()) if key.endswith(("_acc", "/C"))},
+        **weights_of(checkpoint.config),
         "git_commit": summary.get("git_commit", "unknown"),
         "versions": summary.get("versions", "unknown"),
         "exported_by": {"dtp_lightning": __version__, **environment},

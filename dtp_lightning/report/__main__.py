@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from dtp_lightning.errors import DataError
+from dtp_lightning.report.alignment import alignment_text, stages_of
+from dtp_lightning.report.cells import cells_of
 from dtp_lightning.report.text import conclusions, differences, table
 from dtp_lightning.runs.reader import read_runs, save_runs
 from dtp_lightning.runs.status import failures
@@ -41,6 +43,8 @@ def main() -> None:
     if arguments.save:
         save_runs(runs, arguments.save)
     print("\n".join([table(runs, arguments.split), "", *conclusions(runs, arguments.split)]))
+    if stages := stages_of(cells_of(runs)):
+        print(f"\n{alignment_text(stages)}")
     print(f"\ncommit {', '.join(sorted({str(run.get('git_commit', 'unknown')) for run in runs}))}")
     if arguments.html:
         from dtp_lightning.report.page import write_page  # matplotlib takes seconds; a table does not need it

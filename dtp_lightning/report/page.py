@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dtp_lightning.report.alignment import alignment_table, legend, stages_of
 from dtp_lightning.report.cells import (
     ABSENT,
     Cell,
@@ -114,7 +115,7 @@ def write_page(
     """
     cells, probes = cells_of(runs), probes_of(runs, split)
     comparison = comparison_table(cells, runs, split)
-    drawings = list(figures(cells, split))
+    drawings, stages = list(figures(cells, split)), stages_of(cells)
     paired, conclusions = paired_table(cells, probes, split)
     main = [conclusion for conclusion in conclusions if conclusion.main]
     page = templates.get_template("page.html").render(
@@ -127,6 +128,8 @@ def write_page(
         comparison=comparison,
         extremes=extremes_table(cells, probes, split),
         figures=drawings,
+        alignment=alignment_table(stages) if stages else None,
+        alignment_legend=legend(),
         paired=paired,
         differences=conclusions,
         unfinished=failed or {},

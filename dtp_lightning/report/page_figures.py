@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import re
 import statistics
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dtp_lightning.figures import plots
 from dtp_lightning.figures.plots import read_rows, steps_per_epoch
+from dtp_lightning.report.alignment_figure import alignment
 from dtp_lightning.report.angles import mean_angles
 from dtp_lightning.report.cells import Cell, labels_of, main_probe
+from dtp_lightning.report.drawing import INK, STYLE, Drawing, Line, slug
 from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import RANDOM
 
-# SVG leaves out a black that is pure, and what is left out cannot become light on a dark page
-COLOURS = tuple("#010101" if colour == "#000000" else colour for colour in plots.COLOURS)
-INK = "#1b1f24"  # text and axes; on the page it becomes the text's colour
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 of them beside 7 colours: 63 different series
-DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
-STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "page", "font.family": "sans-serif", "font.size": 10,
-    "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
-    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "legend.frameon": False,
-    "grid.color": INK, "grid.alpha": 0.13, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.8,
-}  # fmt: skip
 Points = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure.
-
-    Attributes:
-        name: of its files.
-        title, caption: beside it on the page.
-        figure: with white paper or none behind it.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-    def svg(self) -> str:
-        """For inside an HTML page: its colours are the page's, its ids its own, no names that look like addresses."""
-        file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            self.figure.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-        text = file.getvalue().decode()
-        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-        text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-        text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
-        for number, colour in enumerate(COLOURS):
-            text = text.replace(colour.lower(), f"var(--c{number})")
-        text = text.replace(INK, "currentColor")
-        return text.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
-
-    def save(self, folder: Path) -> None:
-        """As SVG and PNG, on white."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}):
-            self.figure.savefig(folder / f"{self.name}.svg", bbox_inches="tight", metadata={"Date": None})
-            self.figure.savefig(folder / f"{self.name}.png", dpi=200, bbox_inches="tight")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A cell in a figure.
-
-    Attributes:
-        cell, label: which.
-        number: of its colour, marker and dash, the same in every figure.
-    """
-
-    cell: Cell
-    label: str
-    number: int
-
-    @property
-    def look(self) -> dict[str, Any]:
-        """Told apart three times over."""
-        return {
-            "color": COLOURS[self.number % len(COLOURS)],
-            "marker": MARKERS[self.number % len(MARKERS)],
-            "ls": DASHES[self.number % len(DASHES)],
-        }
 
 
 def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawing]:
@@ -117,6 +43,8 @@ def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawing]:
         for draw in (_learning, _angles, _distances):
             drawing = draw(_once(lines), where)
             yield from [drawing] if drawing else []
+        drawing = alignment({where: _once(lines)})
+        yield from [drawing] if drawing else []
         probe = main_probe(tasks[task], split)
         for cost in (_seconds, _macs) if probe else ():
             drawing = _against(lines, where, f"{probe}/{split}_acc", cost)
@@ -176,7 +104,7 @@ def _curves(
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _legend(axis)
     full = f"{title}: {where}" if where else title
-    return Drawing(_slug(full), full, caption, figure)
+    return Drawing(slug(full), full, caption, figure)
 
 
 def _draw(axis: Axes, lines: Sequence[Line], points: Callable[[Path, Cell], Points], suffix: str, **look: Any) -> int:
@@ -227,7 +155,7 @@ def _against(
         axis.set_ylim(top=min(axis.get_ylim()[1], 100.5))
         _legend(axis)
     full = f"Accuracy against {name}" + (f": {where}" if where else "")
-    return Drawing(_slug(full), full, "Small marks are seeds, large ones their means; further left is cheaper.", figure)
+    return Drawing(slug(full), full, "Small marks are seeds, large ones their means; further left is cheaper.", figure)
 
 
 def total_macs(folder: Path, macs_per_image: float) -> float | None:
@@ -279,7 +207,3 @@ def _legend(axis: Axes, columns: int = 3) -> None:
         handles, wrapped, ncols=max(1, min(columns, fit, len(labels))),
         loc="upper center", bbox_to_anchor=(0.45, -0.17), handlelength=3, columnspacing=1.4, fontsize=9,
     )  # fmt: skip
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

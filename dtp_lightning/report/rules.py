@@ -1,7 +1,8 @@
-"""Runs -> a table of learning rules: ``dtp rules FOLDER... [--cost FILE.csv]``.
+"""Runs -> a table of learning rules: ``dtp rules FOLDER... [--cost FILE.csv] [--angles FILE.csv --figure FILE.png]``.
 
 The report's table, and beside it the mean angle to backprop at the start, in the middle and at the end (from
-callbacks=[alignment]; :func:`dtp_lightning.report.angles.angles`), and what a step costs beside backprop's.
+callbacks=[alignment]; :func:`dtp_lightning.report.angles.angles`), and what a step costs beside backprop's. Then, of
+runs with that callback, a row for each rule and stage: angle, step and saturation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dtp_lightning.errors import UserError
-from dtp_lightning.report.angles import WHEN, angles, below_the_top
+from dtp_lightning.report.alignment import FROM_BATCH, alignment_text, save_stages, stages_of
+from dtp_lightning.report.angles import WHEN, angles
 from dtp_lightning.report.cells import Cell, Run, cells_of
 from dtp_lightning.report.tables import NONE, Entry, comparison_table, mean_entry
 from dtp_lightning.runs.reader import read_runs, save_runs
@@ -40,59 +42,43 @@ def _ratio(cost: Mapping[str, Mapping[str, str]], title: str) -> Callable[[Cell]
     return lambda cell: Entry(cost.get(cell.names["learner"], {}).get(COST[title], NONE))
 
 
-def plot_angles(runs: Sequence[Run], path: Path) -> None:
-    """A row of panels for each model, a panel for each stage below the last, a line for each rule: angles over batches.
+def plot_alignment(runs: Sequence[Run], path: Path) -> None:
+    """Angles over batches and saturation: :func:`dtp_lightning.report.alignment_figure.alignment` of all runs.
 
     Args:
-        runs: with the alignment callback's columns in metrics.csv; only the first seed of each rule is shown.
+        runs: with the alignment callback's columns in their metrics.csv.
         path: PNG to write.
 
     Raises:
         UserError: no run has angles.
     """
-    from matplotlib.figure import Figure
+    from dtp_lightning.figures.plots import save  # matplotlib takes seconds; the table does not need it
+    from dtp_lightning.report.alignment_figure import alignment, grouped
 
-    from dtp_lightning.figures.plots import COLOURS, save  # torch and matplotlib take seconds; the table needs neither
-
-    curves: dict[tuple[str, str], list[tuple[int, dict[int, float]]]] = {}
-    for run in runs:
-        if rows := below_the_top(Path(run["folder"]) / "metrics.csv"):
-            curves.setdefault((run["model"], f"{run['learner']} {run['settings']}".strip()), rows)
-    if not curves:
+    drawing = alignment(grouped(cells_of(runs)))
+    if drawing is None:
         raise UserError("no run has angles to draw: train with callbacks=[alignment]")
-    models = list(dict.fromkeys(model for model, _ in curves))
-    stages = sorted({stage for rows in curves.values() for _, angle in rows for stage in angle})
-    figure = Figure(figsize=(3.6 * len(stages), 2.7 * len(models) + 0.6), layout="constrained")
-    grid = figure.subplots(len(models), len(stages), squeeze=False, sharex=True, sharey=True)
-    names = list(dict.fromkeys(name for _, name in curves))
-    for model, axes in zip(models, grid, strict=True):
-        for stage, axis in zip(stages, axes, strict=True):
-            for k, name in enumerate(names):
-                points = [(step, angle[stage]) for step, angle in curves.get((model, name), []) if stage in angle]
-                if points:
-                    style = {"color": COLOURS[k % len(COLOURS)], "marker": "os^vDPX"[k % 7]}
-                    axis.plot(*zip(*points, strict=True), label=name, ms=3.5, lw=1.5, **style)
-            axis.axhline(90, color="0.5", lw=0.8, ls=":")
-            axis.set(title=f"{model}, stage {stage}", ylim=(0, 125), yticks=(0, 30, 60, 90, 120))
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(alpha=0.25)
-    for axis in grid[-1]:
-        axis.set_xlabel("batch")
-    for axis in grid[:, 0]:
-        axis.set_ylabel("angle to backprop, degrees")
-    handles = {label: h for axis in grid.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    save(figure, path)
+    save(drawing.figure, path)
 
 
-def main() -> None:
-    """Print the table; draw the angles; save the runs."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dtp rules", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or CSV files of --save")
     parser.add_argument("--cost", type=Path, help="CSV of benchmarks/rules.py")
     parser.add_argument("--probes", nargs="+", default=["linear", "few_labels/10", "knn"], help="accuracies to show")
-    parser.add_argument("--figure", type=Path, help="draw the angles over training to this PNG file")
+    parser.add_argument("--figure", type=Path, help="draw angles and saturation over training to this PNG file")
+    parser.add_argument("--angles", type=Path, help="write angles and saturation of each stage to this CSV file")
+    parser.add_argument(
+        "--from-batch", type=int, default=FROM_BATCH, metavar="N",
+        help="angles count from this batch on (default: %(default)s, all looks but the first)",
+    )  # fmt: skip
     parser.add_argument("--save", type=Path, help="write every run's summary to this CSV file")
+    return parser
+
+
+def main() -> None:
+    """Print the tables; draw and save what was asked for."""
+    parser = _parser()
     arguments = parser.parse_args()
     try:
         runs = read_runs(arguments.folders)
@@ -106,14 +92,19 @@ def main() -> None:
     if arguments.cost:
         with arguments.cost.open(newline="") as file:
             cost = {row["learner"]: row for row in csv.DictReader(file)}
-    if arguments.figure:
-        try:
-            plot_angles(runs, arguments.figure)
-        except UserError as error:
-            parser.error(str(error))
+    stages = stages_of(cells_of(runs), arguments.from_batch)
+    try:
+        if arguments.angles:
+            save_stages(stages, arguments.from_batch, arguments.angles)
+        if arguments.figure:
+            plot_alignment(runs, arguments.figure)
+    except UserError as error:
+        parser.error(str(error))
     if arguments.save:
         save_runs(runs, arguments.save)
     print(table(runs, arguments.probes, cost))
+    if stages:
+        print(f"\n{alignment_text(stages, arguments.from_batch)}")
     print(f"\ncommit {', '.join(sorted({str(run.get('git_commit', 'unknown')) for run in runs}))}")
 
 

@@ -121,13 +121,14 @@ def newest(folder: Path, *, repair: bool = False) -> Path | None:
     return good
 
 
-def check_resumable(path: Path, module: nn.Module, max_epochs: int) -> None:
+def check_resumable(path: Path, module: nn.Module, max_epochs: int, *, averages: bool = False) -> None:
     """A checkpoint to go on from belongs to this learner and network, and has epochs left to run.
 
     Args:
         path: of the checkpoint.
         module: that its weights will be loaded into.
         max_epochs: of this run.
+        averages: whether this run keeps an average of its weights.
 
     Raises:
         ConfigError: it does not.
@@ -145,5 +146,7 @@ def check_resumable(path: Path, module: nn.Module, max_epochs: int) -> None:
                 f"{path} is of another learner, model or data set ({key.removeprefix('learner.')}: "
                 f"{there} there, {here} here): resume with the choices that it was trained with"
             )
+    if "averaging_state" in stored and not averages:
+        raise ConfigError(f"{path} holds an average beside the weights: resume with average=ema, as it was trained")
     if (done := epochs_of(stored)) > max_epochs:
         raise ConfigError(f"{path} has seen {done} epochs already: set trainer.max_epochs to more than that")

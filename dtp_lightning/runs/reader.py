@@ -13,13 +13,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.config.flatten import flatten
-from dtp_lightning.config.keys import key_of_override
+from dtp_lightning.config.keys import OPTIONAL_GROUPS, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import AXES
 
-ANGLE = re.compile(r"diagnostics/angle/stage(\d+)/weight")
-TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "git_commit", "versions")
+TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "weights", "git_commit", "versions")
 STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
@@ -85,6 +84,7 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
     if not path.exists():
         return {}
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    config = {**dict.fromkeys(OPTIONAL_GROUPS), **config}
     if defaults:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
@@ -102,18 +102,32 @@ def trained_in(folder: Path) -> Path:
 
 
 def angle_rows(metrics: Path) -> list[tuple[int, dict[int, float]]]:
-    """Angles between a rule's weight gradients and backprop's, from a run's metrics.csv.
+    """Angles between a rule's weight gradients and backprop's, in degrees: :func:`stage_rows` of them.
+
+    Stages that got no gradient at a step are absent.
+    """
+    angle = "angle/stage<i>/weight"
+    return stage_rows(metrics, angle)[angle]
+
+
+def stage_rows(metrics: Path, *quantities: str) -> dict[str, list[tuple[int, dict[int, float]]]]:
+    """Quantities of each stage, from a run's metrics.csv.
+
+    Args:
+        metrics: the file.
+        quantities: names of its columns after ``diagnostics/``, such as ``mean_abs/stage<i>`` (docs/diagnostics.md).
 
     Returns:
-        (step, stage -> angle in degrees) for each step that was measured; stages that got no gradient then are absent.
-        Empty without the columns of ``callbacks=[alignment]``, or without the file.
+        quantity -> (step, stage -> value) for each step that was measured. Nothing was without the columns of
+        ``callbacks=[alignment]``, or without the file.
     """
-    angles = []
-    for row in _rows(metrics):
-        stages = {int(m[1]): float(v) for name, v in row.items() if v and (m := ANGLE.fullmatch(name))}
-        if stages:
-            angles.append((int(row["step"]), stages))
-    return angles
+    rows, found = _rows(metrics), {}
+    for quantity in quantities:
+        column = re.compile(re.escape(f"diagnostics/{quantity}").replace("<i>", r"(\d+)"))
+        columns = {name: int(m[1]) for name in (rows[0] if rows else ()) if (m := column.fullmatch(name))}
+        values = [(int(row["step"]), {i: float(row[n]) for n, i in columns.items() if row[n]}) for row in rows]
+        found[quantity] = [(step, stages) for step, stages in values if stages]
+    return found
 
 
 def top_stage(metrics: Path) -> int | None:

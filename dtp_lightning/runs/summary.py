@@ -49,6 +49,19 @@ def provenance() -> dict[str, str]:
     return {"git_commit": git_commit(), "versions": versions()}
 
 
+def weights_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """``weights``: which average of them was evaluated, such as ``WeightAverage(decay=0.99)``; nothing for none.
+
+    Args:
+        config: of the run, nested.
+    """
+    node = config.get("average")
+    if not node:
+        return {}
+    arguments = ", ".join(f"{key}={value}" for key, value in node.items() if not key.startswith("_"))
+    return {"weights": f"{node['_target_'].rpartition('.')[2]}({arguments})"}
+
+
 def scalars_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """What trackers get of a summary at a run's end."""
     return {name: value for name, value in summary.items() if isinstance(value, float)}
@@ -91,6 +104,8 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
             f"fit {summary['fit/seconds']:.1f} s, {summary['fit/images_per_second']:.0f} images/s, "
             f"peak memory {summary['fit/peak_memory_mib']:.0f} MiB"
         )
+    if "weights" in summary:
+        lines.append(f"evaluated weights {summary['weights']}")
     lines.append(f"run folder {folder}")
     rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])
