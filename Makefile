@@ -18,7 +18,7 @@ SEED   ?=
 .PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/dtp train loss=hinge learner=dtp $(ARGS)

@@ -93,6 +93,10 @@ CLAIMS: dict[str, tuple[Evidence, ...]] = {
             "rules_macs.csv", ("linear", "few_labels/10", "knn"), "learner", "bp", (BELOW,),
             {"learner": ("bp", "fa", "urf")},
         ),
+        Evidence(
+            "rules_macs.csv", ("linear", "few_labels/10", "knn"), "random", "random encoder", (LEVEL, BELOW),
+            {"learner": ("fa", "urf")},
+        ),
     ),
 }  # fmt: skip
 
