@@ -11,10 +11,14 @@ REV    ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate sweep report export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
+ROW    ?=
+EPOCHS ?=
+SEED   ?=
+
+.PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/dtp train loss=hinge learner=dtp $(ARGS)
@@ -27,6 +31,12 @@ sweep: $(VENV)/.installed ## a comparison from sweeps/, safe to interrupt: make 
 
 report: $(VENV)/.installed ## table, statistics and page of finished runs: make report RUNS=multirun/bp_vs_dtp
 	$(BIN)/dtp report $(RUNS) --html report.html
+
+reproduce: $(VENV)/.installed ## a row of Table 1, from nothing to its line: make reproduce ROW=table1/bp EPOCHS=10 SEED=0; lists them without ROW
+	$(BIN)/python benchmarks/reproduce.py $(ROW) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+reproduction-page: $(VENV)/.installed ## write the tables of docs/reproduction.md from results/
+	$(BIN)/python benchmarks/reproduction.py
 
 export: $(VENV)/.installed ## a run's encoder as safetensors with a card: make export RUN=last
 	$(BIN)/dtp export "$(RUN)" $(ARGS)

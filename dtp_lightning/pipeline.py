@@ -42,6 +42,7 @@ from dtp_lightning.runs.folder import acquire, failures_recorded
 from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
+from dtp_lightning.runtime.signals import guard
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,9 @@ class Experiment:
                     print(f"finished already: {self.folder}", flush=True)
                 return state.finished if self.is_owner else {}
             with failures_recorded(self.folder, known, is_owner=self.is_owner, several=several):
+                guard.check()
                 components = self.build(state.checkpoint)
+                guard.check()
                 if self.is_owner:
                     self.draw_views(components)
                 if self.config.mode == "views":
@@ -141,21 +144,22 @@ class Experiment:
         silence_warnings()
         seed_generators(self.config.seed)
         config = self.config
-        data: ImageData = relabel(build(without_ours("dataset", config.dataset)), **config.label_options)
+        data: ImageData = relabel(build(config.images), **config.label_options)
         loss = as_objective(build(config.loss))
         supervised = loss.supervised
         if not supervised and data.supervision is not None:
             log.warning("loss=%s reads no labels: what is said of them changes nothing", self.names["loss"])
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
+        guard.check()
         network: Network = build(config.model, images=data.spec, classes=len(data.told_classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
         augment = build(config.augment, images=data.spec)
+        check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
         macs = macs_per_image(learner, data.spec, augment.views)
         if config.schedule is not None:
             learner.follow_schedule(build(config.schedule))
-        check_comparisons(self.names["loss"], loss, augment.views, config.batch_size)
         evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
         evaluations = usable(evaluations, data)
         stored = {
@@ -272,6 +276,7 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
     seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
     data: ImageData = build(config.dataset or without_ours("dataset", stored.node("dataset"))).like(images)
+    guard.check()
     seed_generators(seed)  # the untrained network is the one that this run began with
     supervised = as_objective(build(stored.node("loss"))).supervised
     network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)

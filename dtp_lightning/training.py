@@ -20,6 +20,7 @@ from dtp_lightning.errors import ConfigError, DivergedError
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runs.checkpoint_io import AtomicCheckpointIO
 from dtp_lightning.runtime.distributed import check_launch
+from dtp_lightning.runtime.signals import guard
 
 
 def fit(
@@ -63,7 +64,9 @@ def fit(
         supervised=supervised, loading=config.loading, workers=config.workers, processes=trainer.world_size,
     )  # fmt: skip
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
-    trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
+    with guard.collect():
+        guard.check()
+        trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
     if not finite(module.learner.model.parameters()):
         raise DivergedError("the trained weights are not finite: there is nothing to evaluate")
     return trainer, cost

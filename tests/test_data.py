@@ -140,7 +140,7 @@ def test_emnist_letters(tmp_path: Path) -> None:
         header = b"\0\0\x08\x01" + count.to_bytes(4, "big")
         (raw / f"emnist-letters-{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     overrides = ("dataset=emnist_letters", f"dataset.root={tmp_path}", "dataset.val_size=26")
-    data = build(checked(composed(*overrides)[0]).dataset)
+    data = build(checked(composed(*overrides)[0]).images)
     assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
     assert data.train.labels.tolist() == list(range(26))
     assert data.train.images[0, 0, 5, 3] == 255, "turned the right way"
@@ -156,7 +156,7 @@ def test_real_data(name: str, shape: tuple[int, int, int]) -> None:
     root = os.environ.get("DTP_LIGHTNING_DATA")
     if not root:
         pytest.skip("set DTP_LIGHTNING_DATA to a folder with torchvision's MNIST and CIFAR-10 to run this")
-    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}")[0]).dataset)  # unpacks what is packed
+    data = build(checked(composed(f"dataset={name}", f"dataset.root={root}")[0]).images)  # unpacks what is packed
     assert data.train.images.shape[1:] == shape
     assert len(data.test) == 10_000 and len(data.classes) == 10
     assert len(data.train) + len(data.val) == {"mnist": 60_000, "cifar10": 50_000}[name]

@@ -18,7 +18,7 @@ from dtp_lightning.loggers.loggers import Loggers
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
 from dtp_lightning.runs.lock import is_locked, locked
 from dtp_lightning.runtime.files import write_atomically
-from dtp_lightning.runtime.signals import SIGNALS, Interrupted, SignalGuard
+from dtp_lightning.runtime.signals import SIGNALS, Interrupted, Leaving, SignalGuard
 
 
 def send(number: int = signal.SIGTERM) -> None:
@@ -34,66 +34,101 @@ def handlers() -> Any:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_raises_where_nothing_defers_it(number: int) -> None:
-    with pytest.raises(Interrupted) as raised, SignalGuard():
-        send(number)
-        raise AssertionError("still here")
-    assert raised.value.exit_code == 128 + number
-
-
-@pytest.mark.usefixtures("handlers")
-def test_a_swallowed_signal_comes_back_at_the_next_seam() -> None:
-    guard = SignalGuard()
-    with pytest.raises(Interrupted, match="SIGTERM"), guard:
-        with contextlib.suppress(BaseException):
-            send()
-        assert guard.received == signal.SIGTERM
-        guard.check()
+def test_a_first_signal_raises_nothing_before_the_next_check(number: int, capfd: pytest.CaptureFixture) -> None:
+    guard, done = SignalGuard(), []
+    with pytest.raises(Interrupted) as raised, guard.collect():
+        for item in guard.checked(range(3)):
+            send(number)
+            done.append(item)
+    assert done == [0] and raised.value.exit_code == 128 + number
+    name = signal.Signals(number).name
+    assert capfd.readouterr().err == f"\n{name}: leaving as soon as it is safe (once more: leaving at once)\n"
     guard.check()  # outside nothing is left of it
 
 
 @pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("where", ["guard", "seam"])
-def test_an_error_that_a_signal_became_is_the_signal(where: str) -> None:
+def test_a_second_signal_leaves_at_once() -> None:
     guard = SignalGuard()
-    with pytest.raises(Interrupted) as raised, guard:
-        try:
-            with guard.seam():
-                try:
-                    send()
-                except BaseException:
-                    raise ImportError("a library") from None
-        except Interrupted:
-            if where == "seam":
-                raise
-            raise ValueError("another library") from None
-    assert isinstance(raised.value.__cause__, ImportError if where == "seam" else ValueError)
+    with pytest.raises(Interrupted, match="SIGTERM"), guard.collect():
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        raise AssertionError("still here")
 
 
 @pytest.mark.usefixtures("handlers")
-def test_an_error_without_a_signal_is_itself() -> None:
+def test_a_file_that_is_written_when_a_signal_comes_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def signalled(descriptor: int) -> None:
+        send()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", signalled)
+    guard, path = SignalGuard(), tmp_path / "summary.json"
+    with pytest.raises(Interrupted), guard.collect():
+        write_atomically(path, "all of it")
+        guard.check()
+    assert path.read_text() == "all of it" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_wait_that_is_interruptible_ends_at_once(capfd: pytest.CaptureFixture) -> None:
     guard = SignalGuard()
-    with pytest.raises(ValueError, match="mine"), guard, guard.seam():
+    with pytest.raises(Interrupted), guard.collect(), guard.interruptible():
+        send()
+        raise AssertionError("still waiting")
+    assert not capfd.readouterr().err, "nothing to announce: it leaves"
+    with pytest.raises(Interrupted), guard.collect():
+        send()
+        with guard.interruptible():
+            raise AssertionError("a wait that begins after the signal")
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_that_a_library_swallows_comes_back_after_the_wait() -> None:
+    guard, reached = SignalGuard(), []
+    with pytest.raises(Interrupted), guard.collect():
+        with guard.interruptible(), contextlib.suppress(BaseException):
+            send()
+        reached.append("after the wait")
+    assert not reached
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_is_nested_does_as_the_inner_one_says() -> None:
+    """A multirun waits for jobs, a job collects, and its training saves first."""
+    guard = SignalGuard()
+    with pytest.raises(Interrupted), guard.collect():
+        guard.take(Leaving.AT_ONCE)
+        with guard.collect():
+            assert guard.leaving is Leaving.AT_CHECK
+            guard.take(Leaving.AFTER_BATCH)
+            send()
+            guard.check()
+            with guard.interruptible():
+                assert guard.leaving is Leaving.AFTER_BATCH, "in training nothing is interruptible"
+        assert guard.leaving is Leaving.AT_ONCE and guard.received == signal.SIGTERM
+        guard.check()
+    assert guard.leaving is None and guard.received is None
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_error_after_a_signal_is_the_signal() -> None:
+    """Such as that of a process that the same Ctrl-C ended."""
+    guard = SignalGuard()
+    with pytest.raises(Interrupted) as raised, guard.collect():
+        send()
+        raise ValueError("a worker died")
+    assert isinstance(raised.value.__cause__, ValueError)
+    with pytest.raises(ValueError, match="mine"), guard.collect():
         raise ValueError("mine")
 
 
-@pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("entered", [True, False])
-def test_deferred_signals_wait_and_a_second_one_does_not(entered: bool, capfd: pytest.CaptureFixture) -> None:
+def test_nothing_is_handled_where_nobody_collects() -> None:
     guard = SignalGuard()
-    if entered:
-        guard.__enter__()
-    guard.defer()
-    send(signal.SIGINT)
-    assert guard.received == signal.SIGINT and "SIGINT: saving after this batch" in capfd.readouterr().err
-    with pytest.raises(Interrupted, match="SIGTERM"):
-        send()
-    guard.release()
-    assert guard.received == (signal.SIGTERM if entered else None)
-    if entered:
-        with pytest.raises(Interrupted):
-            guard.defer()
-        guard.__exit__(None, None, None)
+    with pytest.raises(KeyboardInterrupt), guard.interruptible():
+        send(signal.SIGINT)
+    assert list(guard.checked([1, 2])) == [1, 2]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

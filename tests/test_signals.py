@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -49,6 +50,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=LONG)
     assert process.returncode == 143 and "Traceback" not in said, said
+    assert "\nSIGTERM: saving after this batch, then leaving (once more: leaving at once)\n" in said
     line = said.strip().splitlines()[-1]
     assert line.startswith("stopped by SIGTERM; to go on: python ")
     command = shlex.split(line.partition("to go on: python ")[2])
@@ -89,7 +91,7 @@ builtins.__import__ = careless
 @pytest.mark.parametrize("module", ["pytorch_lightning", "sklearn.linear_model"])
 @pytest.mark.parametrize("fate", ["pass", "raise ImportError(name)"], ids=["swallowed", "taken for another error"])
 def test_a_signal_that_a_library_takes_for_its_own(module: str, fate: str, tmp_path: Path) -> None:
-    """As an import within a bare except does; libraries load at the start, and in evaluations."""
+    """As an import within a bare except does; libraries load at the start, and in evaluations. They see nothing."""
     code = CARELESS.replace("MODULE", repr(module)).replace("FATE", fate)
     (tmp_path / "sitecustomize.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -98,6 +100,56 @@ def test_a_signal_that_a_library_takes_for_its_own(module: str, fate: str, tmp_p
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("stopped by SIGINT; to go on: python "), done.stderr
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+WHILE_WRITING = """
+import os, signal
+real = os.replace
+def signalled(source, target):
+    if str(target).endswith("summary.json"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        [None for _ in range(1000)]  # the handler runs
+    real(source, target)
+os.replace = signalled
+"""
+
+
+def test_a_signal_while_the_summary_is_written_leaves_it_whole(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WHILE_WRITING)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = train("hydra.run.dir=run", "learner=bp", "trainer.max_epochs=1")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, env=environment)
+    assert done.returncode == 143 and "Traceback" not in done.stderr, done.stderr
+    assert "SIGTERM: leaving as soon as it is safe" in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1
+    assert (tmp_path / "run" / "plots" / "curves.png").exists(), "what was begun is brought to its end"
+
+
+def test_a_search_takes_its_trial_along(tmp_path: Path) -> None:
+    """A signal to the search alone, as a cluster's."""
+    pytest.importorskip("optuna", reason="pip install 'dtp-lightning[search]'")
+    parameters = "parameters: {seed: {choices: [0, 1]}}"
+    (tmp_path / "mine.yaml").write_text(f"metric: knn/val_acc\nfixed: [trainer.max_epochs=100000]\n{parameters}\n")
+    words = ["search", "mine.yaml", "--folder", "study", *(word for word in TINY if "max_epochs" not in word)]
+    process = start([sys.executable, "-m", "dtp_lightning", *words], tmp_path)
+    last = tmp_path / "study" / "trials" / "0" / "checkpoints" / "last.ckpt"
+    until(last.exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=LONG)
+    assert process.returncode == 143 and said.strip().splitlines()[-1] == "stopped by SIGTERM", said
+    assert whole(last) and "stopped by SIGTERM; to go on" in (last.parents[1] / "output.txt").read_text()
+    assert nobody_is_left(process.pid)
+
+
+def nobody_is_left(group: int) -> bool:
+    """Whether a process group is empty, after some seconds of grace."""
+    began = time.monotonic()
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() - began < 20:
+            os.killpg(group, 0)
+            time.sleep(0.1)
+        return False
+    return True
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
@@ -115,12 +167,7 @@ def test_ctrl_c_stops_a_sweep(launcher: str, tmp_path: Path) -> None:
     assert not (tmp_path / "sweep" / "2").exists(), "no further job was begun"
     for checkpoint in tmp_path.glob("sweep/*/checkpoints/last.ckpt"):
         assert whole(checkpoint)
-    began = time.monotonic()
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.killpg(process.pid, 0)  # somebody of the group is there
-            assert time.monotonic() - began < 20, "a process was left behind"
-            time.sleep(0.1)
+    assert nobody_is_left(process.pid), "a process was left behind"
 
 
 def test_two_runs_begun_in_the_same_second(tmp_path: Path) -> None:

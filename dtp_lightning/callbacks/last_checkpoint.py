@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from dtp_lightning.runs.checkpoint_io import LAST
-from dtp_lightning.runtime.signals import Interrupted, guard
+from dtp_lightning.runtime.signals import Interrupted, Leaving, guard
 
 
 class LastCheckpoint(Checkpoint):
@@ -31,8 +31,13 @@ class LastCheckpoint(Checkpoint):
         self._leaving = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Signals are ours from here on (Lightning has set its own handlers just now)."""
-        guard.defer()
+        """Signals are ours again (Lightning has set its own handlers just now, and gives them back after the fit)."""
+        several = trainer.world_size > 1
+        guard.take(Leaving.AFTER_EPOCH if several else Leaving.AFTER_BATCH)
+        if several:
+            self._agree(trainer)
+        if guard.received is not None:  # before the first batch: nothing is to be saved
+            raise Interrupted(guard.received)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,15 +75,9 @@ class LastCheckpoint(Checkpoint):
         self._leave()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Training is saved: now, and from here on, a signal need not wait."""
-        received = guard.received
-        guard.release()
-        if received is not None:
-            raise Interrupted(received)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Nobody waits for a batch's end any more."""
-        guard.release()
+        """Training is saved: nothing is left to wait for."""
+        guard.take(Leaving.AT_CHECK)
+        guard.check()
 
     def _leave(self) -> None:
         if self._leaving and guard.received is not None:

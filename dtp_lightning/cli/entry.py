@@ -6,6 +6,7 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import logging
 import os
@@ -67,9 +68,10 @@ def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None
         _check_words(words)
         _typed = replace(line, words=words)
         sys.argv[1:] = [*line.hydra, *words]
-        with guard:
+        with guard.collect():
             task()
             _close_sweep()
+            guard.check()
     except Interrupted as stopped:
         _leave(stopped)
     except Exception as error:
@@ -103,7 +105,8 @@ def _close_sweep() -> None:
     """Let a sweep say how it ended, whether all its jobs went well or not."""
     sweep = sys.modules.get("dtp_lightning.cli.sweep")  # loaded by Hydra if there is one
     if sweep is not None and sweep.running is not None:
-        sweep.running.finish()
+        with guard.collect():
+            sweep.running.finish()
 
 
 def job(body: Callable[[], object], *, resumable: bool = False) -> object:
@@ -119,8 +122,11 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         sys.argv[1:] = [*_typed.verb, *_typed.words]
     allocator.keep_freed_memory()
     try:
-        with guard.seam():
-            return body()
+        with guard.collect():
+            guard.check()
+            returned = body()
+            guard.check()
+            return returned
     except Interrupted as stopped:
         if resumable:
             hydra = HydraConfig.get()
@@ -135,6 +141,13 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
         stop(message)
+
+
+def load() -> None:
+    """Import what is heavy; a signal waits for one of these at most."""
+    for module in guard.checked(("torch", "torchvision", "pytorch_lightning", "dtp_lightning.pipeline")):
+        importlib.import_module(module)
+    guard.check()
 
 
 def _command(key: str, folder: str) -> str | None:
@@ -163,6 +176,8 @@ def tool(task: Callable[[], object]) -> None:
     """Run a command that Hydra has no part in; a mistake of the user's is one line and exit code 2."""
     try:
         task()
+    except Interrupted as stopped:
+        _leave(stopped)
     except (UserError, OSError) as error:
         message = _one_line(error) if isinstance(error, UserError) else _forbidden(error)
         if message is None or _traceback_wanted:

@@ -21,12 +21,11 @@ def run(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    entry.load()
     from dtp_lightning import pipeline
     from dtp_lightning.errors import DataError
     from dtp_lightning.runs.checkpoint_io import newest
-    from dtp_lightning.runtime.signals import guard
 
-    guard.check()
     runtime = HydraConfig.get().runtime
     cwd = Path(runtime.cwd)
     if not OmegaConf.is_missing(cfg, "checkpoint"):

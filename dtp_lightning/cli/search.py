@@ -15,13 +15,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
 from dtp_lightning.cli import entry, paths
 from dtp_lightning.errors import ConfigError, RunError
 from dtp_lightning.runs.lock import is_locked
+from dtp_lightning.runtime.signals import Interrupted, guard
+
+GRACE = 3.0  # seconds for a trial to leave by itself: a terminal's Ctrl-C reaches it as well
 
 
 def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -63,14 +66,30 @@ def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:
         f"hydra.run.dir={entry.quoted(str(folder))}",
     ]
     with (folder / "output.txt").open("a") as output:
-        done = subprocess.run(command, stdout=output, stderr=output)
-    if done.returncode:
+        code = _wait(command, output)
+    if code:
         lines = (folder / "output.txt").read_text().strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+        raise RuntimeError(lines[-1] if lines else f"exit code {code}")
     value = json.loads((folder / "summary.json").read_text()).get(metric)
     if value is None:
         raise RuntimeError(f"{metric} is not among the run's figures")
     return float(value)
+
+
+def _wait(command: Sequence[str], output: IO[str]) -> int:
+    """The exit code of a trial; on a signal the trial is stopped as well, and saves first."""
+    with subprocess.Popen(command, stdout=output, stderr=output) as trial:
+        try:
+            with guard.interruptible():
+                return trial.wait()
+        except Interrupted:
+            try:
+                trial.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                trial.terminate()
+            raise
 
 
 def give_up_the_dead(study: Any, folder: Path) -> None:
@@ -106,6 +125,7 @@ def search(spec: Mapping[str, Any], folder: Path, trials: int, overrides: Sequen
     give_up_the_dead(study, folder)
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)
     while len(study.get_trials(deepcopy=False, states=finished)) < trials:
+        guard.check()
         trial = study.ask()
         name = trial.user_attrs.get("folder", str(trial.number))
         trial.set_user_attr("folder", name)
@@ -163,7 +183,8 @@ def main(words: Sequence[str] | None = None) -> None:
     spec: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[assignment]
     folder = (arguments.folder or Path("multirun/search") / file.stem).resolve()
     try:
-        study = search(spec, folder, arguments.trials, overrides)
+        with guard.collect():
+            study = search(spec, folder, arguments.trials, overrides)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'dtp-lightning[search]'") from error
     best = study.best_trial

@@ -22,10 +22,9 @@ def run(cfg: DictConfig) -> float | None:
     """Load what is heavy only now, and hand over to the pipeline."""
     from hydra.core.hydra_config import HydraConfig
 
+    entry.load()
     from dtp_lightning import pipeline
-    from dtp_lightning.runtime.signals import guard
 
-    guard.check()
     runtime = HydraConfig.get().runtime
     found = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
     return next((value for key, value in found.items() if key.endswith("/val_acc")), None)

@@ -75,6 +75,11 @@ class RunConfig(BaseModel):
         return without_ours("trainer", self.trainer)
 
     @property
+    def images(self) -> Node:
+        """The data set's node without our own keys."""
+        return without_ours("dataset", self.dataset)
+
+    @property
     def label_options(self) -> dict[str, Any]:
         """What a supervised objective is told: our own keys of the data set's node."""
         return {key: value for key, value in self.dataset.items() if key in OUR_KEYS["dataset"]}

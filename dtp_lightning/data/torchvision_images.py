@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dtp_lightning.data.images import ImageData, Split
 from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.runtime.signals import guard
 
 
 def torchvision_images(
@@ -91,7 +92,8 @@ def _read(dataset_class: Any, root: Path, split: str, download: bool, options: d
                 "set dataset.root to the folder that holds it, or dataset.download=true"
             ) from error
     try:
-        return dataset_class(str(root), **split_argument, **options, download=True)
+        with guard.interruptible():  # takes minutes; a half-fetched archive is found by its checksum
+            return dataset_class(str(root), **split_argument, **options, download=True)
     except Exception as error:  # torchvision lets errors of urllib, tarfile and pickle through
         raise DataError(
             f"{dataset_class.__name__} ({split}) is not complete in {root} and could not be downloaded: "

@@ -41,8 +41,7 @@ def evaluate_encoders(
     encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
     metrics: dict[str, float] = {}
     for name, evaluate in evaluations.items():
-        guard.check()
-        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in encoders.items()}
+        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in guard.checked(encoders.items())}
         for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
         _plot(name, results, data, folder)

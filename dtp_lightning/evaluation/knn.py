@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.runtime.signals import guard
 
 
 class NearestNeighbours(ClassProbe):
@@ -36,5 +37,5 @@ class NearestNeighbours(ClassProbe):
         feature_bank = F.normalize(bank.x).T.contiguous()
         classes = int(bank.y.max()) + 1
         k = min(self.k, len(bank.y))
-        chunks = F.normalize(x).split(1000)
+        chunks = guard.checked(F.normalize(x).split(1000))
         return torch.cat([knn_predict(c, feature_bank, bank.y, classes, k, self.temperature)[:, 0] for c in chunks])

@@ -15,6 +15,7 @@ from torch import Tensor
 from dtp_lightning.data.images import ImageData, stratified
 from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.runtime.signals import guard
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -88,7 +89,7 @@ def fit_probe(train: FeatureSplit, val: FeatureSplit, strengths: Sequence[float]
         classifier = LogisticRegression(C=strength, max_iter=max_iter, warm_start=True)
         if previous is not None:
             classifier.classes_, classifier.coef_, classifier.intercept_ = previous
-        with warnings.catch_warnings(record=True) as caught:
+        with guard.interruptible(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             classifier.fit(x, y)
         if any(issubclass(w.category, ConvergenceWarning) for w in caught):

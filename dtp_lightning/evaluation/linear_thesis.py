@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
+from dtp_lightning.runtime.signals import guard
 
 
 class ThesisLinearProbe(ClassProbe):
@@ -34,7 +35,7 @@ class ThesisLinearProbe(ClassProbe):
         weight, bias = self._initialise(train, generator)
         optimizer = torch.optim.Adam([weight, bias], lr=self.lr)
         best_val, best = -1.0, (weight.detach(), bias.detach())
-        for _ in range(self.epochs):
+        for _ in guard.checked(range(self.epochs)):
             for index in torch.randperm(len(train.y), generator=generator).split(self.batch_size):
                 loss = F.cross_entropy(F.linear(train.x[index], weight, bias), train.y[index])
                 optimizer.zero_grad()

@@ -15,6 +15,7 @@ from dtp_lightning.data.images import Images, ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models.feedback_maps import activation_named
 from dtp_lightning.models.stage import Stage, conv_stage
+from dtp_lightning.runtime.signals import guard
 
 
 class Network(nn.Module):
@@ -185,4 +186,4 @@ def features_of(network: Network, images: Images, batch_size: int = 1000) -> Ten
     """
     device = next(network.parameters()).device
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in batches])
+    return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in guard.checked(batches)])

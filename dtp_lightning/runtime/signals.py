@@ -1,4 +1,4 @@
-"""SIGTERM (how clusters end a job), SIGUSR1 (how they announce it) and Ctrl-C: training saves before it leaves.
+"""SIGTERM (how clusters end a job), SIGUSR1 (how they announce it) and Ctrl-C: the program saves before it leaves.
 
 Only light imports here: the command line handles signals before anything else is loaded.
 """
@@ -9,11 +9,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import Any, TypeVar
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+Item = TypeVar("Item")
 
 
 class Interrupted(BaseException):
@@ -40,104 +41,102 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+class Leaving(Enum):
+    """When a first signal ends the program; the value is the answer to the signal."""
+
+    AT_ONCE = ""
+    AT_CHECK = "leaving as soon as it is safe"
+    AFTER_BATCH = "saving after this batch, then leaving"
+    AFTER_EPOCH = "saving after this epoch, then leaving"
+
+
 class SignalGuard:
     """What this process does about signals that ask it to end; there is one, :data:`guard`.
 
-    Within ``with guard:`` a signal raises :class:`Interrupted` where the program happens to be. Somebody else's code
-    may swallow it there (an import that is tried in ``except BaseException``, a C function that clears errors), or
-    make another error of it: :meth:`check` and :meth:`seam` bring it back. Between :meth:`defer` and :meth:`release`
-    nothing is raised: the signal is collected, and whoever deferred leaves when it is safe. A second signal does not
-    wait.
+    Within :meth:`collect` a first signal is recorded and answered by one line; it raises nothing, because Python
+    handles signals anywhere: in an import that catches BaseException, between two halves of a file. The program leaves
+    where it calls :meth:`check`. In training :class:`~dtp_lightning.callbacks.LastCheckpoint` saves and leaves. Only
+    within :meth:`interruptible` does a first signal raise, and a second one does everywhere.
 
     Attributes:
         received: number of the signal that came, or None.
+        leaving: when the program leaves; None while signals are not handled here.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] | None = None  # handlers to give back after `with`
-        self._before_deferring: dict[int, Any] | None = None
-
-    def __enter__(self) -> SignalGuard:
-        """Take the signals (in the main thread only: elsewhere Python has no handlers)."""
-        self.received = None
-        self._before = _install(self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Give them back; an error that a signal was turned into is the :class:`Interrupted` that it was."""
-        received, self.received = self.received, None
-        _restore(self._before or {})
-        self._before = None
-        if received is not None and isinstance(error, Exception):
-            raise Interrupted(received) from error
-
-    def check(self) -> None:
-        """Leave now, if a signal came and its exception was lost.
-
-        Raises:
-            Interrupted: so it was.
-        """
-        if self.received is not None:
-            raise Interrupted(self.received)
+        self.leaving: Leaving | None = None
 
     @contextlib.contextmanager
-    def seam(self) -> Iterator[None]:
-        """Within: an error that a signal was turned into is the :class:`Interrupted` that it was."""
-        self.check()
+    def collect(self) -> Iterator[None]:
+        """Within: signals are collected. May be nested; the handlers of before are given back.
+
+        Raises:
+            Interrupted: in place of an error that came after a signal, such as that of a process it ended.
+        """
+        outer, before = self.leaving, self.take(Leaving.AT_CHECK)
         try:
             yield
         except Exception as error:
             if self.received is not None:
                 raise Interrupted(self.received) from error
             raise
+        finally:
+            self.leaving = outer
+            if outer is None:
+                self.received = None
+            for number, handler in before.items():
+                if handler is not None:  # None: it was not Python that set it
+                    signal.signal(number, handler)
 
-    def defer(self) -> None:
-        """Collect signals from now on.
+    def take(self, leaving: Leaving) -> dict[int, Any]:
+        """Handle signals from now on, whoever set handlers since :meth:`collect`; returns the handlers of before."""
+        self.leaving = leaving
+        if threading.current_thread() is not threading.main_thread():  # only there has Python handlers
+            return {}
+        return {number: signal.signal(number, self._handle) for number in SIGNALS}
+
+    def check(self) -> None:
+        """Leave, if a signal came. In training nothing happens: whoever saves leaves.
 
         Raises:
-            Interrupted: one came before, and its exception was lost.
+            Interrupted: a signal came.
         """
-        self.check()
-        self._before_deferring = _install(self._handle)
+        if self.received is not None and self.leaving not in (Leaving.AFTER_BATCH, Leaving.AFTER_EPOCH):
+            raise Interrupted(self.received)
 
-    def release(self) -> None:
-        """Give them back to whoever had them before :meth:`defer`; what came in between is told by :attr:`received`
-        to the end of the guard, if one is entered, and forgotten otherwise.
-        """
-        if self._before_deferring is not None:
-            _restore(self._before_deferring)
-            self._before_deferring = None
-        if self._before is None:
-            self.received = None
+    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with a :meth:`check` before each."""
+        for item in items:
+            self.check()
+            yield item
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within: a first signal raises at once. For what takes long and writes no file; not in training."""
+        outer = self.leaving
+        if outer is Leaving.AT_CHECK:
+            self.leaving = Leaving.AT_ONCE
+        try:
+            self.check()  # a signal that came just before would wait for all of it
+            yield
+        finally:
+            self.leaving = outer
+        self.check()  # somebody else's code swallowed it
 
     @staticmethod
     def ignore(worker: int = 0) -> None:
         """For processes that serve this one: a signal to the whole group must not end them before it saved."""
-        _install(signal.SIG_IGN)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, signum: int, frame: object) -> None:
-        if self._before_deferring is None or self.received is not None:
-            self.received = signum
+        again, self.received = self.received is not None, signum
+        if again or self.leaving in (Leaving.AT_ONCE, None):
             raise Interrupted(signum)
-        self.received = signum
-        name = signal.Signals(signum).name
-        # not print: a handler may run in the middle of another one's write to the same buffer
-        os.write(2, f"\n{name}: saving after this batch, then leaving (once more: leaving at once)\n".encode())
+        answer = f"\n{signal.Signals(signum).name}: {self.leaving.value} (once more: leaving at once)\n"
+        with contextlib.suppress(OSError):  # nobody may be listening
+            os.write(2, answer.encode())  # not print: a handler may run within another write to the same buffer
 
 
 guard = SignalGuard()
-
-
-def _install(handler: Callable[..., Any] | signal.Handlers) -> dict[int, Any]:
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in SIGNALS}
-
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None:  # None: it was not Python that set it
-            signal.signal(number, handler)

@@ -1,0 +1,184 @@
+"""The tables of docs/reproduction.md, from results/*.csv: ``make reproduction-page``.
+
+What stands in the page between ``<!-- table: NAME -->`` and ``<!-- end -->`` is written by this script alone. A verdict
+is prose; what it was read from is named in claims.py, and the script stops where the files have come to say something
+else.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from claims import CLAIMS, claim_tables, runs_of
+
+from dtp_lightning.errors import DataError
+from dtp_lightning.report.cells import Cell, Run, cells_of, random_cells
+from dtp_lightning.report.tables import NONE, Entry, Table, mean_entry
+from dtp_lightning.runs.reader import read_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reproduction.md"
+PROTOCOLS = ("table1", "table1_thesis")
+SNAPSHOTS = (10, 30, 100, 400)
+BATCHES = 46_000 // 500  # of an epoch of Table 1
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def compute_table(results: Path) -> str:
+    """Runs, hours of training, seconds a step and commits of every results file that holds runs."""
+    table = Table("compute", ["file", "runs", "epochs", "hours of training", "s per batch", "commits"])
+    total, untimed = 0.0, 0
+    for path in sorted(results.glob("*.csv")):
+        try:
+            runs = read_runs([path])
+        except DataError:
+            continue  # measurements of another kind
+        seconds = [run["fit/seconds"] for run in runs if run.get("fit/seconds")]
+        steps = [run["cost/seconds_per_step"] for run in runs if run.get("cost/seconds_per_step")]
+        total, untimed = total + sum(seconds), untimed + len(runs) - len(seconds)
+        hours = f"{sum(seconds) / 3600:.1f}" if seconds else NONE
+        hours += f" ({len(seconds)} of {len(runs)} timed)" if len(seconds) < len(runs) else ""
+        epochs = sorted({run["epochs"] for run in runs})
+        texts = (
+            f"[{path.stem}](../results/{path.name})", str(len(runs)), ", ".join(map(str, epochs)), hours,
+            f"{min(steps):.2f} to {max(steps):.2f}" if steps else NONE,
+            ", ".join(sorted({str(run.get("git_commit", "unknown"))[:7] for run in runs})),
+        )  # fmt: skip
+        table.rows.append([Entry(text) for text in texts])
+    return (
+        f"{table.markdown()}\nTogether {total / 3600:.1f} hours of training, without the {untimed} rows of no time.\n"
+    )
+
+
+def hours_table(results: Path) -> str:
+    """Hours that each row of Table 1 would take where the CIFAR-10 runs were made, by multiply-accumulates."""
+    steps = [
+        run["cost/seconds_per_step"]
+        for name in ("tuned_cifar10.csv", "transposable_cifar10.csv")
+        for run in runs_of(results / name, {"learner": ("bp",), "loss": ("hinge",)})
+    ]
+    fast, middle, slow = min(steps), statistics.median(steps), max(steps)
+    with (results / "table1_cost.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    reference = next(float(row["macs_per_image"]) for row in rows if row["preset"] == "table1_thesis/bp")
+    table = Table("hours", ["preset", "epochs", "M MACs/image", "hours", "at the fastest, slowest batch seen"])
+    for row in rows:
+        macs, epochs = float(row["macs_per_image"]), int(row["epochs"])
+        scale = epochs * BATCHES * macs / reference / 3600
+        texts = (
+            f"`{row['preset']}`",
+            str(epochs),
+            f"{macs / 1e6:.1f}",
+            f"{scale * middle:.0f}",
+            f"{scale * fast:.0f}, {scale * slow:.0f}",
+        )
+        table.rows.append([Entry(text) for text in texts])
+    said = (
+        f"By the {len(steps)} backprop runs of cnn4 at batch 500: {middle:.2f} s a batch in the median, {fast:.2f} to "
+        f"{slow:.2f}; {BATCHES} batches an epoch; other rows by their multiply-accumulates\n([results/table1_cost.csv]"
+        "(../results/table1_cost.csv), `python benchmarks/reproduce.py --cost`), which leaves out what is element by "
+        "element.\n"
+    )
+    return f"{said}\n{table.markdown()}"
+
+
+def published() -> list[dict[str, str]]:
+    """Rows of the paper's Table 1, with the preset of each, if it has one."""
+    with (ROOT / "benchmarks" / "published.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def row_table(protocol: str, results: Path) -> str:
+    """Table 1: published beside ours at each number of epochs; ``not run`` where there is no run."""
+    path = results / "table1.csv"
+    runs = [run for run in read_runs([path]) if preset_of(run).startswith(f"{protocol}/")] if path.exists() else []
+    passes = costs(results)
+    for run in runs:
+        run["dataset"] = "cifar100"  # by torchvision or as a folder
+        run["epochs"] = run["epochs"] // (passes[preset_of(run)] // SNAPSHOTS[-1])
+    columns = sorted({*SNAPSHOTS, *(run["epochs"] for run in runs)})
+    has_published = protocol == PROTOCOLS[0]
+    heads = ["loss", "learning", "update", "preset", *["published"] * has_published]
+    table = Table(protocol, [*heads, *(f"{n} epochs" for n in columns), "commit"])
+    for row in published():
+        preset = row["preset"].replace(PROTOCOLS[0], protocol)
+        if not preset and not has_published:
+            continue
+        mine = [run for run in runs if preset_of(run) == preset]
+        if preset == "random":
+            untrained = accuracy(next(iter(random_cells(runs)), None))
+            name, entries = "comes with each", [untrained, *[NONE] * (len(columns) - 1)]
+        elif preset:
+            by_epochs = {int(cell.names["epochs"]): cell for cell in cells_of(mine)}
+            name, entries = f"`{preset}`", [accuracy(by_epochs.get(n)) for n in columns]
+        else:
+            name, entries = "none", [NONE] * len(columns)
+        said = ", ".join(sorted({str(run.get("git_commit", "unknown"))[:7] for run in mine})) or NONE
+        texts = (row["loss"], row["learning"], row["update"], name, *[row["accuracy"]] * has_published, *entries, said)
+        table.rows.append([Entry(text) for text in texts])
+    return table.markdown()
+
+
+def preset_of(run: Run) -> str:
+    """``table1/bp`` for a run of that preset as it is, whatever its epochs; empty for others."""
+    words = dict(word.partition("=")[::2] for word in str(run["settings"]).split())
+    words.pop("learner.epochs_per_stage", None)
+    return words["experiment"] if words.keys() == {"experiment"} else ""
+
+
+def accuracy(cell: Cell | None) -> str:
+    """Mean, interval and n of the transfer's accuracy on CIFAR-10, in percent."""
+    interval = cell.interval("transfer/cifar10/test_acc", 100) if cell else None
+    if interval is None:
+        return "not run"
+    entry = mean_entry(interval, interval.n)
+    return f"{entry.text} {entry.note} (n = {interval.n})".replace("  ", " ")
+
+
+def costs(results: Path) -> dict[str, int]:
+    """Preset -> epochs of its whole training."""
+    with (results / "table1_cost.csv").open(newline="") as file:
+        return {row["preset"]: int(row["epochs"]) for row in csv.DictReader(file)}
+
+
+def filled(text: str, results: Path) -> str:
+    """The page with every table written anew.
+
+    Raises:
+        DataError: a table has a name that there is none of, or a verdict no longer fits its files.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        if name in CLAIMS:
+            made = claim_tables(name, results)
+        elif name in PROTOCOLS:
+            made = row_table(name, results)
+        elif name in ("compute", "hours"):
+            made = {"compute": compute_table, "hours": hours_table}[name](results)
+        else:
+            raise DataError(f"docs/reproduction.md: there is no table '{name}'")
+        return f"{match[1]}{made.rstrip()}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def write(page: Path = PAGE, results: Path = ROOT / "results") -> None:
+    """Write the page's tables from the results."""
+    page.write_text(filled(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def main() -> None:
+    """Write the page."""
+    try:
+        write()
+    except DataError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
