@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from dtp_lightning import training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.config.instantiate import build
-from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
+from dtp_lightning.config.run_config import EvaluationConfig, RunConfig, without_ours
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageData, ImageSpec
+from dtp_lightning.data.labels import relabel
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.data.reader import usable
 from dtp_lightning.errors import ConfigError
@@ -41,6 +43,8 @@ from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
 from dtp_lightning.runtime.signals import guard
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -140,13 +144,15 @@ class Experiment:
         silence_warnings()
         seed_generators(self.config.seed)
         config = self.config
-        data: ImageData = build(config.dataset)
+        data: ImageData = relabel(build(without_ours("dataset", config.dataset)), **config.label_options)
         loss = as_objective(build(config.loss))
         supervised = loss.supervised
+        if not supervised and data.supervision is not None:
+            log.warning("loss=%s reads no labels: what is said of them changes nothing", self.names["loss"])
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
         guard.check()
-        network: Network = build(config.model, images=data.spec, classes=len(data.classes) if supervised else None)
+        network: Network = build(config.model, images=data.spec, classes=len(data.told_classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
         augment = build(config.augment, images=data.spec)
@@ -158,7 +164,7 @@ class Experiment:
         evaluations = usable(evaluations, data)
         stored = {
             "names": self.names, "config": config.model_dump(), "images": asdict(data.spec),
-            "classes": list(data.classes),
+            "classes": list(data.told_classes if supervised else data.classes),
         }  # fmt: skip
         module = PretrainModule(learner, augment, config.seed, stored)
         callbacks = {
@@ -269,7 +275,7 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
 def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
     seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
-    data: ImageData = build(config.dataset or stored.node("dataset")).like(images)
+    data: ImageData = build(config.dataset or without_ours("dataset", stored.node("dataset"))).like(images)
     guard.check()
     seed_generators(seed)  # the untrained network is the one that this run began with
     supervised = as_objective(build(stored.node("loss"))).supervised

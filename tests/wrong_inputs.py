@@ -127,6 +127,11 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("too few to split", f"{FOLDER}={{few}}", "train/b holds too few images to take some for test"),
         Wrong("damaged file", f"{FOLDER}={{damaged}}", "0.png cannot be read (not an image): replace or remove it"),
         Wrong("labels missing for the loss", f"{FOLDER}={{unlabelled}} loss=cross_entropy", "a supervised loss needs labels"),
+        Wrong("no coarse classes", "dataset.labels=coarse", "classes 0, 1, 2, ... have no coarse ones; there is: CIFAR-10"),
+        Wrong("unknown kind of labels", "dataset.labels=corse", "must be one of fine, coarse; did you mean 'coarse'?"),
+        Wrong("more noise than labels", "dataset.label_noise=1.5", "should be less than or equal to 1"),
+        Wrong("no label at all", "dataset.labelled_fraction=0", "dataset.labelled_fraction=0: should be greater than 0"),
+        Wrong("noise without labels", f"{FOLDER}={{unlabelled}} dataset.label_noise=0.4", "these images have no labels; remove it"),
         Wrong("one class for a probe", f"{FOLDER}={{one_class}} evaluation=[linear]", "a probe needs images of two classes"),
         Wrong(
             "too few labels for a probe",
@@ -138,6 +143,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("missing files", "dataset=cifar10 dataset.root={nowhere} dataset.download=false", "is missing or damaged in"),
         Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no 'CIFAR11'"),
         Wrong("transfer to nothing", "evaluation=[transfer]", "transfer to which data set? add"),
+        Wrong("a probe told other labels", "checkpoint={run} dataset=mnist +dataset.labels=coarse", "dataset.labels is for training: remove it", "evaluate.py"),
         Wrong("labels missing for transfer", f"{TRANSFER}={{unlabelled}}", "transfer to mine: its images have no labels"),
     ],
     "Folders and checkpoints": [

@@ -48,7 +48,7 @@ class Alignment(DataCallback):
         self, data: ImageData, augment: nn.Module, every_n_steps: PositiveInt = 50, images: PositiveInt = 200
     ) -> None:
         self.every_n_steps = every_n_steps
-        batch = data.val.subset(images)
+        batch = data.validation.subset(images)
         with torch.random.fork_rng([]):
             torch.manual_seed(SEED)
             self.views: Tensor = augment(batch.images)  # on the CPU, to be the same for every device

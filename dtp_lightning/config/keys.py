@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ KEYS: tuple[Key, ...] = (
     Key(r"trainer\.max_epochs", splits_cells=False, may_differ=True, free_on_resume=True, on_card=True),
     Key(r"seed", splits_cells=False, may_differ=True, on_card=True),
     Key(r"checkpoint", may_differ=True),  # an evaluation's: names the run
+    Key(r"dataset\.label_seed", may_differ=True, on_card=True),  # it may follow the seed
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
     # what made the weights
     Key(r"(learner|loss|model|dataset|augment|trainer|schedule|average)\..+", on_card=True),
@@ -67,6 +69,14 @@ KEYS: tuple[Key, ...] = (
 )
 
 OTHER = Key(r".*")
+
+SINCE: dict[str, Any] = {
+    "dataset.labels": "fine",
+    "dataset.label_noise": 0.0,
+    "dataset.labelled_fraction": 1.0,
+    "dataset.label_seed": 0,
+}
+"""Keys that came later than the first run folders, and what those runs did; parameters of our classes have defaults."""
 
 
 def key(name: str) -> Key:

@@ -6,6 +6,7 @@ that class's arguments: its signature is the schema of what lies inside (:mod:`d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -14,6 +15,8 @@ Node = dict[str, Any]
 """``_target_`` and the arguments of what it names."""
 Nodes = dict[str, Node]
 """Nodes by name, where a group takes several options."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy's generator takes."""
 
 
 class RunConfig(BaseModel):
@@ -33,7 +36,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy's generator takes
+    seed: Seed
     batch_size: PositiveInt
     loading: Literal["auto", "memory", "stream"]
     workers: Annotated[int, Field(ge=0, le=256)]
@@ -69,7 +72,12 @@ class RunConfig(BaseModel):
     @property
     def lightning_trainer(self) -> Node:
         """The trainer's node without our own keys."""
-        return {key: value for key, value in self.trainer.items() if key not in OUR_KEYS["trainer"]}
+        return without_ours("trainer", self.trainer)
+
+    @property
+    def label_options(self) -> dict[str, Any]:
+        """What a supervised objective is told: our own keys of the data set's node."""
+        return {key: value for key, value in self.dataset.items() if key in OUR_KEYS["dataset"]}
 
 
 class EvaluationConfig(BaseModel):
@@ -90,6 +98,12 @@ class EvaluationConfig(BaseModel):
 
 
 OUR_KEYS: dict[str, dict[str, Any]] = {
+    "dataset": {  # arguments of dtp_lightning.data.relabel
+        "labels": Literal["fine", "coarse"],
+        "label_noise": Annotated[float, Field(ge=0, le=1)],
+        "labelled_fraction": Annotated[float, Field(gt=0, le=1)],
+        "label_seed": Seed,
+    },
     "learner": {"feedback_map": Literal["strided", "unpool", "transposable"] | None},
     "trainer": {"on_nonfinite": Literal["stop", "warn"], "save_every_n_steps": PositiveInt | None},
 }
@@ -98,3 +112,8 @@ OUR_KEYS: dict[str, dict[str, Any]] = {
 ``learner.feedback_map`` is the model's: a rule names the map that it was published with, and ``model.feedback`` is that
 one unless it is given (conf/model/cnn4.yaml).
 """
+
+
+def without_ours(group: str, node: Mapping[str, Any]) -> Node:
+    """A group's node without the keys of :data:`OUR_KEYS`: what its ``_target_`` takes."""
+    return {key: value for key, value in node.items() if key not in OUR_KEYS[group]}

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,7 +57,7 @@ def checked(config: DictConfig, schema: type[Config] = RunConfig) -> Config:  # 
             for name, node in value.items():
                 _check_node(f"{key}.{name}", node, OFFERED.get(key, ()))
         elif hints[key] == Node or (hints[key] == Node | None and value is not None):
-            _check_node(key, value, OFFERED.get(key, ()))
+            _check_node(key, value, OFFERED.get(key, ()), OUR_KEYS.get(key, {}) if schema is RunConfig else {})
         elif hints[key] != Node | None:
             _check_value(key, value, hints[key])
     check_numbers(given)
@@ -84,10 +85,10 @@ def nearest(word: str, known: Iterable[str], section: str = "") -> str:
     return f"; there is: {', '.join(section + name for name in choices)}" if choices else ""
 
 
-def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
+def _check_node(path: str, node: Any, offered: Iterable[str], ours: Mapping[str, Any] = MappingProxyType({})) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(_no_target(path, node))
-    target, ours = target_of(node["_target_"], path), OUR_KEYS.get(path, {})
+    target = target_of(node["_target_"], path)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = {**_hints(target), **ours}
@@ -95,8 +96,7 @@ def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
         if key in SPECIAL:
             continue
         if key not in parameters and key not in ours and not takes_any:
-            free = [name for name in (*parameters, *ours) if name not in offered]
-            raise ConfigError(f"unknown key '{path}.{key}'{nearest(key, free, f'{path}.')}")
+            raise ConfigError(_unknown(path, key, [name for name in (*parameters, *ours) if name not in offered]))
         if isinstance(value, Mapping) and "_target_" in value:
             _check_node(f"{path}.{key}", value, ())
         elif is_named_nodes(value):
@@ -113,6 +113,12 @@ def _check_node(path: str, node: Any, offered: Iterable[str]) -> None:
     if missing:
         raise ConfigError(f"{path}.{missing[0]} is needed by {node['_target_']} and has no value")
     check_optimizer(path, node, target)
+
+
+def _unknown(path: str, key: str, known: Iterable[str]) -> str:
+    if key in OUR_KEYS.get(path, {}):  # what an evaluation is given of them
+        return f"{path}.{key} is for training: remove it"
+    return f"unknown key '{path}.{key}'{nearest(key, known, f'{path}.')}"
 
 
 def _no_target(path: str, node: Any) -> str:

@@ -93,6 +93,23 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """What a supervised objective is told in place of the labels of the splits (see :mod:`dtp_lightning.data.labels`).
+
+    Attributes:
+        index: int64 (M,), the images of the train split that make an epoch; an image may recur. None is all, once.
+        labels: int64 (M,) in 0..K-1, of these images.
+        val_labels: int64 (V,) in 0..K-1, of the validation images.
+        classes: names of the K classes.
+    """
+
+    index: Tensor | None
+    labels: Tensor
+    val_labels: Tensor
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageData:
     """A data set: three splits, class names and the normalisation.
 
@@ -103,6 +120,7 @@ class ImageData:
         classes: names of the K classes; empty for a data set without labels.
         mirror_safe, mean, std: see :class:`ImageSpec`.
         unlabelled: the pre-training set, if it is not ``train``.
+        supervision: what a supervised objective is told, if it is not the labels of ``train`` and ``val``.
     """
 
     train: Split
@@ -113,6 +131,7 @@ class ImageData:
     mean: float = 0.0
     std: float = 1.0
     unlabelled: Split | None = None
+    supervision: Supervision | None = None
 
     @property
     def spec(self) -> ImageSpec:
@@ -121,17 +140,33 @@ class ImageData:
         return ImageSpec(channels, height, width, self.mirror_safe, self.mean, self.std)
 
     def pretraining(self, supervised: bool = False) -> Split:
-        """The pre-training set: ``unlabelled`` if there is one and the loss needs no labels, else ``train``.
+        """The pre-training set.
 
         Args:
-            supervised: whether the loss needs labels.
+            supervised: whether the loss needs labels; then it is ``train`` with the labels of ``supervision``, if there
+                is one. Else it is ``unlabelled``, or ``train`` where there is none.
 
         Raises:
             DataError: the loss needs labels and the data set has none.
         """
         if supervised and not self.classes:
             raise DataError("a supervised loss needs labels, and this data set has none: choose a contrastive loss")
-        return self.train if supervised or self.unlabelled is None else self.unlabelled
+        if not supervised:
+            return self.train if self.unlabelled is None else self.unlabelled
+        if self.supervision is None:
+            return self.train
+        index, images = self.supervision.index, self.train.images
+        return Split(images if index is None else Indexed(images, index), self.supervision.labels)
+
+    @property
+    def validation(self) -> Split:
+        """The validation images, with the labels that a supervised objective is told."""
+        return self.val if self.supervision is None else replace(self.val, labels=self.supervision.val_labels)
+
+    @property
+    def told_classes(self) -> tuple[str, ...]:
+        """Names of the classes that a supervised objective is told."""
+        return self.classes if self.supervision is None else self.supervision.classes
 
     def in_memory(self) -> ImageData:
         """The same data set with the images of each split as one tensor."""
@@ -146,6 +181,21 @@ class ImageData:
             return self
         train, val, test = (Split(Converted(s.images, spec), s.labels) for s in (self.train, self.val, self.test))
         return ImageData(train, val, test, self.classes, self.mirror_safe, spec.mean, spec.std)
+
+
+class Indexed:
+    """The images at int64 indices (M,), in that order; an image may recur. They are taken when this is indexed."""
+
+    def __init__(self, images: Images, index: Tensor) -> None:
+        self.images = images
+        self.index = index
+        self.shape = (len(index), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.images[self.index[index]]
 
 
 class Converted:

@@ -141,7 +141,7 @@ class ImageDataModule(pl.LightningDataModule):
         processes: int = 1,
     ) -> None:
         super().__init__()
-        self.train, self.val = data.pretraining(supervised), data.val
+        self.train, self.val = data.pretraining(supervised), data.validation
         if batch_size * processes > len(self.train):
             requested = f"batch_size={batch_size}" + (f" on {processes} devices" if processes > 1 else "")
             raise ConfigError(f"{requested} is larger than the {len(self.train)} training images: choose a smaller one")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from dtp_lightning.config.flatten import flatten
 from dtp_lightning.config.instantiate import with_defaults
-from dtp_lightning.config.keys import OPTIONAL_GROUPS
+from dtp_lightning.config.keys import OPTIONAL_GROUPS, SINCE
 from dtp_lightning.config.keys import key as key_of
 from dtp_lightning.config.run_config import EvaluationConfig, RunConfig
 from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
@@ -95,6 +95,7 @@ def _check_same_run(path: Path, config: RunConfig | EvaluationConfig) -> None:
     written: Any = OmegaConf.to_container(OmegaConf.load(path))
     stored, asked = (dict(flatten(with_defaults(values))) for values in (written, config.model_dump()))
     missing = object()
+    stored, asked = SINCE | stored, SINCE | asked
     for group in OPTIONAL_GROUPS:
         if not any(key.startswith(f"{group}.") for key in stored):
             stored.setdefault(group, None)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dtp_lightning.config.flatten import flatten
-from dtp_lightning.config.keys import OPTIONAL_GROUPS, key_of_override
+from dtp_lightning.config.keys import OPTIONAL_GROUPS, SINCE, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import AXES
@@ -89,7 +89,8 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
         config = with_defaults(config)
-    return {name: str(value) for name, value in flatten(config)}
+    later = {} if "checkpoint" in config else SINCE  # an evaluation has no such keys
+    return {name: str(value) for name, value in (later | dict(flatten(config))).items()}
 
 
 def trained_in(folder: Path) -> Path:
