@@ -152,7 +152,9 @@ class Experiment:
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
         guard.check()
-        network: Network = build(config.model, images=data.spec, classes=len(data.told_classes) if supervised else None)
+        network: Network = build(
+            config.model, images=data.spec, classes=len(data.supervised_classes) if supervised else None
+        )
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
         augment = build(config.augment, images=data.spec)
@@ -164,7 +166,7 @@ class Experiment:
         evaluations = usable(evaluations, data)
         stored = {
             "names": self.names, "config": config.model_dump(), "images": asdict(data.spec),
-            "classes": list(data.told_classes if supervised else data.classes),
+            "classes": list(data.supervised_classes if supervised else data.classes),
         }  # fmt: skip
         module = PretrainModule(learner, augment, config.seed, stored)
         callbacks = {

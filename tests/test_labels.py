@@ -71,7 +71,7 @@ def test_defaults_change_nothing(photographs: ImageData) -> None:
 
 def test_coarse_labels_are_for_the_supervised_objective_alone(photographs: ImageData) -> None:
     data = relabel(photographs, labels="coarse")
-    assert data.told_classes == ("animal", "vehicle") and data.classes == CIFAR10
+    assert data.supervised_classes == ("animal", "vehicle") and data.classes == CIFAR10
     vehicle = torch.tensor([name in COARSE["CIFAR-10"]["vehicle"] for name in CIFAR10]).long()
     told = data.pretraining(supervised=True)
     assert torch.equal(told.labels, vehicle[photographs.train.labels]) and told.images is photographs.train.images
@@ -84,7 +84,7 @@ def test_coarse_labels_of_some_of_the_classes(photographs: ImageData) -> None:
     names = ("pear", "whale", "seal", "apple")  # in any order, and not all 100
     few = Split(photographs.train.images[:4], torch.tensor([0, 1, 2, 3]))
     data = relabel(replace(photographs, train=few, val=few, classes=names), labels="coarse")
-    assert data.told_classes == ("aquatic_mammals", "fruit_and_vegetables")
+    assert data.supervised_classes == ("aquatic_mammals", "fruit_and_vegetables")
     assert data.pretraining(supervised=True).labels.tolist() == [1, 0, 0, 1]
 
 

@@ -164,7 +164,7 @@ class ImageData:
         return self.val if self.supervision is None else replace(self.val, labels=self.supervision.val_labels)
 
     @property
-    def told_classes(self) -> tuple[str, ...]:
+    def supervised_classes(self) -> tuple[str, ...]:
         """Names of the classes that a supervised objective is told."""
         return self.classes if self.supervision is None else self.supervision.classes
 
