@@ -11,7 +11,7 @@ from conftest import ROOT
 
 
 def test_steps(tmp_path: Path) -> None:
-    only = ("--only", "bp", "dtp", "dtp linearised, bf16", "plain PyTorch loop", "plain PyTorch dtp")
+    only = ("--only", "bp", "dtp", "dtp_autoencoder", "dtp, bf16", "plain PyTorch loop", "plain PyTorch dtp")
     size = ("--batch", "3", "--images", "3", "16", "16", "--repeats", "2")
     command = [sys.executable, "benchmarks/steps.py", *size, *only]
     files = ("--save", str(tmp_path / "steps.json"), "--figure", str(tmp_path / "steps.png"))
@@ -19,8 +19,15 @@ def test_steps(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "steps.json").read_text())
     macs = {row["case"]: row["macs_ratio"] for row in found["steps"]}
-    assert macs["bp"] == macs["plain PyTorch loop"] == 1 < macs["dtp"] == macs["plain PyTorch dtp"]
-    assert {"views", "forward", "gradients", "targets", "feedback"} <= set(found["parts"]["dtp"])
+    assert (
+        macs["bp"]
+        == macs["plain PyTorch loop"]
+        == macs["dtp"]
+        == 1
+        < macs["dtp_autoencoder"]
+        == macs["plain PyTorch dtp"]
+    )
+    assert {"views", "forward", "gradients", "targets", "feedback"} <= set(found["parts"]["dtp_autoencoder"])
     assert (tmp_path / "steps.png").stat().st_size > 1000
 
 
