@@ -55,8 +55,8 @@ class LastCheckpoint(Checkpoint):
 
     def _agree(self, trainer: pl.Trainer) -> None:
         """Leave together, whichever process the signal came to."""
-        mine = torch.tensor(guard.received or 0, device=trainer.strategy.root_device)
-        if highest := int(trainer.strategy.reduce(mine, reduce_op="max")):
+        signum = torch.tensor(guard.received or 0, device=trainer.strategy.root_device)
+        if highest := int(trainer.strategy.reduce(signum, reduce_op="max")):
             guard.received = highest
 
     def _save(self, trainer: pl.Trainer) -> None:

@@ -45,7 +45,7 @@ class WeightAverage(WeightAveraging):
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The weights come back: not at the epoch's end, when other callbacks judge the encoder."""
+        """The weights come back: not at the epoch's end, when other callbacks evaluate the encoder."""
         super().on_validation_epoch_end(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

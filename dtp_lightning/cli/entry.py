@@ -154,8 +154,8 @@ def _command(key: str, folder: str) -> str | None:
     """This program's own command line, made to go on in a folder."""
     if _typed is None:
         return None
-    kept = [word for word in _typed.words if word.partition("=")[0] not in ("resume", key)]
-    return shlex.join([*_typed.program, *kept, "resume=true", f"{key}={_plain_or_quoted(folder)}"])
+    words = [word for word in _typed.words if word.partition("=")[0] not in ("resume", key)]
+    return shlex.join([*_typed.program, *words, "resume=true", f"{key}={_plain_or_quoted(folder)}"])
 
 
 def _plain_or_quoted(folder: str) -> str:

@@ -1,4 +1,4 @@
-"""``dtp evaluate``: judge the encoder of a run, on the data it was trained on or on any other."""
+"""``dtp evaluate``: evaluate the encoder of a run, on the data it was trained on or on any other."""
 
 from __future__ import annotations
 

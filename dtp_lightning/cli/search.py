@@ -37,16 +37,16 @@ def suggest(trial: Any, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str
     Raises:
         ConfigError: a parameter has neither choices nor bounds.
     """
-    found = {}
-    for name, law in parameters.items():
-        if "choices" in law:
-            found[name] = trial.suggest_categorical(name, list(law["choices"]))
-        elif "low" in law and "high" in law:
-            kind = trial.suggest_int if law.get("integer") else trial.suggest_float
-            found[name] = kind(name, law["low"], law["high"], log=bool(law.get("log", False)))
+    values = {}
+    for name, space in parameters.items():
+        if "choices" in space:
+            values[name] = trial.suggest_categorical(name, list(space["choices"]))
+        elif "low" in space and "high" in space:
+            kind = trial.suggest_int if space.get("integer") else trial.suggest_float
+            values[name] = kind(name, space["low"], space["high"], log=bool(space.get("log", False)))
         else:
             raise ConfigError(f"parameters.{name} needs choices: [...], or low: and high:")
-    return found
+    return values
 
 
 def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:

@@ -16,12 +16,12 @@ from dtp_lightning.errors import ConfigError
 
 def known(folder: Path | None = None) -> dict[str, str]:
     """Name of every sweep -> the first sentence of its file."""
-    found = {}
+    sentences = {}
     for path in sorted((folder or paths.sweeps()).glob("*.yaml")):
         lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
         comment = " ".join(line.removeprefix("#").strip() for line in lines)
-        found[path.stem] = re.split(r"(?<=[.?])\s", comment)[0]
-    return found
+        sentences[path.stem] = re.split(r"(?<=[.?])\s", comment)[0]
+    return sentences
 
 
 def listed() -> str:

@@ -26,8 +26,8 @@ def run(cfg: DictConfig) -> float | None:
     from dtp_lightning import pipeline
 
     runtime = HydraConfig.get().runtime
-    found = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
-    return next((value for key, value in found.items() if key.endswith("/val_acc")), None)
+    figures = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
+    return next((value for key, value in figures.items() if key.endswith("/val_acc")), None)
 
 
 main = hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(task)

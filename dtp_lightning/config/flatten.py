@@ -14,7 +14,7 @@ def flatten(config: Any, path: str = "", *, lists: bool = False) -> Iterator[tup
     Args:
         config: nested mappings.
         path: key of ``config`` itself.
-        lists: entries of lists are told one by one, as ``key[0]``; otherwise a list is a value.
+        lists: entries of lists are entries of their own, as ``key[0]``; otherwise a list is a value.
     """
     if isinstance(config, Mapping) and config:
         for key, value in config.items():

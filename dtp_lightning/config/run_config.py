@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
 
     @property
     def label_options(self) -> dict[str, Any]:
-        """What a supervised objective is told: our own keys of the data set's node."""
+        """The labels of a supervised objective: our own keys of the data set's node."""
         return {key: value for key, value in self.dataset.items() if key in OUR_KEYS["dataset"]}
 
 

@@ -1,4 +1,4 @@
-"""Every key and value of a configuration is held against what it is for, before anything is built.
+"""Every key and value of a configuration is checked against what it is for, before anything is built.
 
 Nothing has to be declared twice: the parameter names and annotations of the class that a YAML file names decide
 which keys and types are allowed there, for our classes and for those of libraries alike.
@@ -35,7 +35,7 @@ OFFERED = {  # what the pipeline hands to a target that has a parameter of this 
 
 
 def checked(config: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
-    """The configuration as typed values, after every key and value was held against its target.
+    """The configuration as typed values, after every key and value was checked against its target.
 
     Args:
         config: as composed.
@@ -145,7 +145,7 @@ def _type_hints(annotated: Callable[..., Any]) -> dict[str, Any]:
 def _check_value(path: str, value: Any, annotation: Any) -> None:
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # an annotation that pydantic cannot read: the library that wrote it will judge the value
+    except Exception:  # an annotation that pydantic cannot read: the library that wrote it will check the value
         return
     try:
         # a list on the command line may fill a tuple, but a word may not pass for a number

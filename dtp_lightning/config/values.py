@@ -107,7 +107,7 @@ def check_numbers(config: Mapping[str, Any]) -> None:
 
 
 def check_optimizer(path: str, node: Mapping[str, Any], target: Any) -> None:
-    """Let a torch optimiser judge its own numbers now, on one parameter, and name the key.
+    """Let a torch optimiser check its own numbers now, on one parameter, and name the key.
 
     Raises:
         ConfigError: it refused.

@@ -94,7 +94,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Supervision:
-    """What a supervised objective is told in place of the labels of the splits (see :mod:`dtp_lightning.data.labels`).
+    """The labels of a supervised objective in place of the labels of the splits (see :mod:`dtp_lightning.data.labels`).
 
     Attributes:
         index: int64 (M,), the images of the train split that make an epoch; an image may recur. None is all, once.
@@ -120,7 +120,7 @@ class ImageData:
         classes: names of the K classes; empty for a data set without labels.
         mirror_safe, mean, std: see :class:`ImageSpec`.
         unlabelled: the pre-training set, if it is not ``train``.
-        supervision: what a supervised objective is told, if it is not the labels of ``train`` and ``val``.
+        supervision: labels of a supervised objective, if they are not the labels of ``train`` and ``val``.
     """
 
     train: Split
@@ -160,12 +160,12 @@ class ImageData:
 
     @property
     def validation(self) -> Split:
-        """The validation images, with the labels that a supervised objective is told."""
+        """The validation images, with the labels of a supervised objective."""
         return self.val if self.supervision is None else replace(self.val, labels=self.supervision.val_labels)
 
     @property
     def supervised_classes(self) -> tuple[str, ...]:
-        """Names of the classes that a supervised objective is told."""
+        """Names of the classes of a supervised objective."""
         return self.classes if self.supervision is None else self.supervision.classes
 
     def in_memory(self) -> ImageData:

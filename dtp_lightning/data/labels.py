@@ -1,4 +1,4 @@
-"""What a supervised objective is told of the pre-training images: coarse, noisy or few labels."""
+"""Labels of a supervised objective for the pre-training images: coarse, noisy or few."""
 
 from __future__ import annotations
 

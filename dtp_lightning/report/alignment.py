@@ -21,7 +21,7 @@ STEP = "effective_step/stage<i>"
 MEAN_ABS = "mean_abs/stage<i>"
 SATURATED = "saturated/stage<i>"
 FROM_BATCH = 1
-"""Feedback is what it was made as at batch 0: no rule is judged by that look."""
+"""Feedback is what it was made as at batch 0: that measurement says nothing about a rule."""
 Looks = list[tuple[int, float]]  # (batch, value)
 
 

@@ -149,4 +149,4 @@ def check_resumable(path: Path, module: nn.Module, max_epochs: int, *, averages:
     if "averaging_state" in stored and not averages:
         raise ConfigError(f"{path} holds an average beside the weights: resume with average=ema, as it was trained")
     if (done := epochs_of(stored)) > max_epochs:
-        raise ConfigError(f"{path} has seen {done} epochs already: set trainer.max_epochs to more than that")
+        raise ConfigError(f"{path} has {done} epochs already: set trainer.max_epochs to more than that")

@@ -35,13 +35,13 @@ def git_commit() -> str:
 
 def versions() -> str:
     """``name=version`` of Python and of the packages that decide numbers, on one line."""
-    found = [f"python={platform.python_version()}"]
+    entries = [f"python={platform.python_version()}"]
     for package in ("dtp-lightning", *PACKAGES):
         try:
-            found.append(f"{package}={importlib.metadata.version(package)}")
+            entries.append(f"{package}={importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return " ".join(found)
+    return " ".join(entries)
 
 
 def provenance() -> dict[str, str]:
