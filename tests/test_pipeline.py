@@ -96,7 +96,7 @@ def test_metrics_csv_has_every_quantity_on_its_axis(run_folder: Path) -> None:
     rows = list(csv.DictReader((run_folder / "metrics.csv").open()))
     trained = [row for row in rows if row["train/loss"]]
     assert [int(row["step"]) for row in trained] == [1, 3, 5, 7, 9], "every second batch, counted from 0"
-    for name in ("local_loss/stage1", "local_loss/stage4", "reconstruction_loss/stage2", "reconstruction_loss/stage4"):
+    for name in ("local_loss/stage1", "local_loss/stage4"):
         assert all(row[f"train/{name}"] for row in trained)
     assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [0, 1]
     assert [int(row["epoch"]) for row in rows if row["val/knn_acc"]] == [1], "after the last epoch, whatever k is"
@@ -113,7 +113,7 @@ def test_wandb_received_config_metrics_and_pictures(run_folder: Path) -> None:
     (run,) = by_kind["run"]
     config = run["config"]["update"]
     assert config["batch_size"] == 100
-    assert config["learner"]["feedback"]["noise_std"] == 1.0, "nested plain values, not strings"
+    assert config["learner"]["feedback"]["first"]["noise_std"] == 1.0, "nested plain values, not strings"
     assert run["job_type"] == "dtp"
     assert run["run_group"] == "mnist5k-cnn4-hinge"
     axes = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in by_kind["metric"]}
