@@ -73,7 +73,11 @@ FAULTS = [
     (feedback_of_stage_3, "dtp", "the feedback weights of stage 3"),
     (head, "bp", "the weights of the head"),
     (loss, "bp", "the loss"),
-    (target_of_stage_2, "dtp", r"the target of the weights of stage 2 \(and 1 more\) \(seen in their gradient\)"),
+    (
+        target_of_stage_2,
+        "dtp_autoencoder",
+        r"the target of the weights of stage 2 \(and 1 more\) \(seen in their gradient\)",
+    ),
     (activations_of_stage_3, "gll", "the activations of stage 3"),
     (update, "bp", "the weights of"),
 ]

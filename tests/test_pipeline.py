@@ -102,6 +102,15 @@ def test_metrics_csv_has_every_quantity_on_its_axis(run_folder: Path) -> None:
     assert [int(row["epoch"]) for row in rows if row["val/knn_acc"]] == [1], "after the last epoch, whatever k is"
 
 
+def test_rows_hold_what_their_batch_measured(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    """Feedback learns alone from three batches, and its loss is not repeated in the rows of later ones."""
+    words = ("learner=dtp", "learner.feedback.batches=3", "trainer.max_epochs=1", "trainer.limit_train_batches=6")
+    run_pipeline(*words, "trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", *CHEAP, "callbacks=[]")
+    rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/loss"]]
+    assert [bool(row["train/reconstruction_loss/stage2"]) for row in rows] == [True] * 3 + [False] * 3
+    assert [bool(row["train/local_loss/stage1"]) for row in rows] == [False] * 3 + [True] * 3
+
+
 def test_wandb_received_config_metrics_and_pictures(run_folder: Path) -> None:
     by_kind: dict[str, list] = {}
     for record in records(run_folder):
