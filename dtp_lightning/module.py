@@ -60,13 +60,13 @@ class PretrainModule(pl.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Tell the schedule how long training is. (Not before: Lightning would make the data loader to know it.)
+        """Tell the learner how long training is, if it asks. (Not before: Lightning makes the data loader to know it.)
 
         Raises:
             ConfigError: a warm-up longer than training.
         """
-        if self.learner.schedule:
-            self.learner.schedule.set_length(int(self.trainer.estimated_stepping_batches))
+        if self.learner.schedule or self.learner.target_network:
+            self.learner.set_length(int(self.trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw an epoch's randomness from (seed, epoch), before its first batch; within an epoch, go on as saved.
@@ -120,8 +120,7 @@ class PretrainModule(pl.LightningModule):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VALIDATION_SEED + batch_idx + 1_000_003 * self.global_rank)
             views = self.augment(batch.images)
-        outputs = self.learner.model(views.flatten(0, 1))
-        loss = self.learner.objective(outputs, len(views), batch.labels)
+        loss, outputs = self.learner.evaluate(views, batch.labels)
         self.log("val/loss", loss, batch_size=len(batch.images))
         return outputs[: len(batch.images)]
 
