@@ -93,7 +93,7 @@ def test_no_gradient_reaches_it_and_copies_follow_their_own(views: Tensor) -> No
 
 def test_only_the_objectives_that_need_one_have_one() -> None:
     assert learner_of("learner=bp", "loss=simsiam").target_network is None
-    with pytest.raises(ConfigError, match="loss.momentum=2"):
+    with pytest.raises(ConfigError, match=r"loss\.momentum=2"):
         learner_of("learner=bp", "loss=byol", "loss.momentum=2.0")
 
 
