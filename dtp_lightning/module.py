@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dtp_lightning.data.module import Batch, epoch_seed
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners.base import Learner, Metrics
+from dtp_lightning.learners.base import Learner, Metrics, StageTrace
 
 VALIDATION_SEED = 20_210_809  # the views of the validation loss are the same at every epoch
 
@@ -41,6 +41,8 @@ class PretrainModule(pl.LightningModule):
         self.augment = augment
         self.seed = seed
         self.last_loss: Tensor | None = None
+        self.observers: list[Callable[[list[StageTrace], Batch], object]] = []
+        """What callbacks do with a batch's activations, which they must not change."""
         self._random: dict[str, Tensor] | None = None
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -98,7 +100,8 @@ class PretrainModule(pl.LightningModule):
         """One learner step; metrics leave the device only when they are logged."""
         log_now = self.is_logging_step()
         views = self.augment(batch.images)
-        metrics = self.learner.step(views, batch.labels, update=self._counted_update, measure=log_now)
+        observe = (lambda traces: [each(traces, batch) for each in self.observers]) if self.observers else None
+        metrics = self.learner.step(views, batch.labels, update=self._counted_update, observe=observe, measure=log_now)
         self.last_loss = metrics["loss"]
         if log_now:
             self._log(metrics)

@@ -155,6 +155,7 @@ class Learner(nn.Module, ABC):
         labels: Tensor | None = None,
         *,
         update: Callable[[], object] | None = None,
+        observe: Callable[[list[StageTrace]], object] | None = None,
         measure: bool = True,
     ) -> Metrics:
         """Learn from one batch.
@@ -164,6 +165,7 @@ class Learner(nn.Module, ABC):
                 each passes its share of the batch; all shares have the same size.
             labels: int64 (B,) in 0..K-1, for a supervised loss.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
+            observe: called with the traces before any weight moves; it may read their activations h.
             measure: False leaves out what is only logged; ``loss`` is always there.
 
         Returns:
@@ -172,6 +174,8 @@ class Learner(nn.Module, ABC):
         if self.schedule:
             self.schedule.begin(self.optimizers)
         traces = self.trace(views.flatten(0, 1))
+        if observe:
+            observe(traces)
         loss, top = self.compute_head_gradients(traces, len(views), labels)
         metrics = self.compute_gradients(traces, top, measure=measure)
         if measure:
@@ -214,14 +218,7 @@ class Learner(nn.Module, ABC):
         return traces
 
     def evaluate(self, views: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The objective of the network as it is, without a step.
-
-        Args:
-            views, labels: see :meth:`step`.
-
-        Returns:
-            The loss, scalar; the head's outputs, (V * B, D), view after view.
-        """
+        """The objective on views and labels (see :meth:`step`), scalar, and the head's outputs (V * B, D); no step."""
         images = views.flatten(0, 1)
         outputs = self.model(images)
         targets = self.target_outputs(self.model.normalise(images)) if self.target_network else None
