@@ -102,8 +102,8 @@ def test_every_kind_of_rule_learns_by_it_and_goes_on(name: str, optimizer: str, 
     words = (f"learner={name}", f"optimizer={optimizer}")
     learner, other = learner_of(*words), learner_of(*words, seed=9)
     learner.skip_first_phase()
-    losses = [learner.step(views)["loss"].item() for _ in range(30)]
-    assert min(losses[-5:]) < losses[0]
+    losses = [learner.step(views)["loss"].item() for _ in range(12)]
+    assert losses[-1] < losses[0]
     other.load_state_dict(learner.state_dict())
     for mine, theirs in zip(learner.optimizers, other.optimizers, strict=True):
         theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
