@@ -23,6 +23,7 @@ from dtp_lightning.learners import (
     WeightMirrorFeedback,
 )
 from dtp_lightning.learners.kolen_pollack import Follower
+from dtp_lightning.learners.noise import tiled
 from dtp_lightning.losses import ContrastiveHinge
 from dtp_lightning.models import Network, conv_net, conv_stage
 from dtp_lightning.models.stage import pool_at
@@ -162,6 +163,27 @@ def test_local_difference_reconstruction_finds_the_transpose_of_a_pooled_tanh_st
         adam = partial(torch.optim.Adam, lr=lr)
         trained(LocalDifferenceReconstruction(adam, noise_std=0.05, noise_patterns=noise_patterns), network, 150)
     assert min(before) > 60 and max(angles_to_the_transpose(network)) < 6
+
+
+@pytest.mark.parametrize("noise_patterns", [None, 4, 3])
+@pytest.mark.parametrize("geometry", ["max", "average", "strided"])
+def test_local_difference_reconstruction_is_its_definition(geometry: str, noise_patterns: int | None) -> None:
+    """Value and gradient of what takes four passes are those of the equation, which takes seven."""
+    network = transposable(**GEOMETRIES[geometry])
+    training = LocalDifferenceReconstruction(sgd, noise_std=0.3, noise_patterns=noise_patterns)
+    traces = TargetPropagation(network, ContrastiveHinge(), sgd, training).trace(torch.rand(8, 3, 16, 16).double())
+    for i, trace in enumerate(traces[1:], 2):
+        torch.manual_seed(i)
+        loss = training.loss(traces, i)
+        torch.manual_seed(i)
+        e, above = training.perturb(trace, i)
+        noisy = trace.h + tiled(training.noise(trace.h, i), len(trace.h))
+        with torch.enable_grad():
+            rest, g_x, g_y = (trace.feedback(u) for u in (trace.h, above.y, noisy))
+            expected = ((g_y - rest) ** 2).sum() - 2 * (tiled(e, len(rest)) * (g_x - rest)).sum()
+        weight = trace.stage.feedback_map.weight
+        torch.testing.assert_close(loss, expected / len(rest))
+        torch.testing.assert_close(*(torch.autograd.grad(value, weight)[0] for value in (loss, expected / len(rest))))
 
 
 @pytest.mark.parametrize("geometry", ["max", "average", "strided"])
