@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import Feedback
-from dtp_lightning.models.feedback_maps import FeedbackMap
+from dtp_lightning.models.feedback_maps import FeedbackMap, Kept
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, activation_named
 from dtp_lightning.runtime import collectives
@@ -68,7 +68,7 @@ class HeadFeedback(FeedbackMap):
         self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
         self.activation = activation_named(activation)()
 
-    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """(N, D) -> (N, C, H, W)."""
         return self.activation(self.linear(u).unflatten(1, self.shape))
 
@@ -125,13 +125,14 @@ class TargetPropagation(Learner):
         head_activation: str | None = None,
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
+        model.complete_feedback()
         self.feedback = feedback
         self.keeps_preactivations = feedback.noise_patterns is not None
         self.head_feedback: nn.Module | None = None
         self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
         if top == "embedding":
-            own = type(model.stages[-1].layers()[-1]).__name__
-            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation or own)
+            own = head_activation or model.stages[-1].output_activation
+            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], own)
             self._head = (Stage(model.head, self.head_feedback),)
         self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
         self.below = ERRORS[target]
