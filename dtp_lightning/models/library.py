@@ -124,6 +124,7 @@ ROWS = (  # attributes of a network that are passed one after the other, below t
     ("stem", "s1", "s2", "s3", "s4", "final_conv"),  # timm's RegNet
     ("stem", "stages", "norm_pre"),  # timm's ConvNeXt
     ("conv_stem", "bn1", "blocks", "conv_head", "bn2"),  # timm's EfficientNet
+    ("conv_stem", "bn1", "blocks"),  # timm's MobileNet
 )
 
 
@@ -149,7 +150,8 @@ def row_of(model: nn.Module) -> list[nn.Module]:
 
 def _opened(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for module in modules:
-        if type(module) is nn.Sequential:
+        blocks = [child for child in module.children() if any(is_matrix(p) for p in child.parameters())]
+        if type(module) is nn.Sequential or (isinstance(module, nn.Sequential) and len(blocks) > 1):
             yield from _opened(module)
         elif not isinstance(module, nn.Identity):
             yield module
@@ -175,7 +177,8 @@ def _passes(model: nn.Module, row: list[nn.Module]) -> bool:
         hook.remove()
         for module in row:
             x = module(x)
-        return x.ndim == 4 and x.shape == seen[0].shape and torch.allclose(seen[0], x)
+        image = x.ndim == 4 and x.shape[1] > x.shape[3]  # channels first: 64 pixels have become fewer than channels
+        return image and x.shape == seen[0].shape and torch.allclose(seen[0], x)
     except (RuntimeError, TypeError, ValueError):  # such as an image that it refuses
         return False
     finally:
@@ -245,8 +248,13 @@ def _fit_channels(model: nn.Module, channels: int) -> None:
     """The first convolution takes the images' channels; weights are drawn as they were."""
     name, conv = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if conv.in_channels != channels:
-        options: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "bias": conv.bias is not None}
-        model.set_submodule(name, nn.Conv2d(channels, conv.out_channels, conv.kernel_size, **options))
+        options: dict[str, Any] = {
+            "kernel_size": conv.kernel_size,
+            "stride": conv.stride,
+            "padding": conv.padding,
+            "bias": conv.bias is not None,
+        }
+        model.set_submodule(name, nn.Conv2d(channels, conv.out_channels, **options))
 
 
 def _check_name(name: str, known: Sequence[str], library: str) -> None:

@@ -26,7 +26,7 @@ def norm_named(norm: Norm, channels: int) -> nn.Module | None:
         return None
     if norm == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(gcd(32, max(1, channels // 2)) if norm == "group" else 1, channels)
+    return nn.GroupNorm(gcd(32, channels // 2, channels) if norm == "group" else 1, channels)
 
 
 def norms(channels: int, norm: Norm) -> list[nn.Module]:

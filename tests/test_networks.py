@@ -1,0 +1,377 @@
+"""Networks of blocks: cut into stages, with norms and projectors, under every rule that fits; B = W is backprop."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from conftest import TINY, composed, learner_of, sgd
+from torch import Tensor, nn
+
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
+from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.errors import ConfigError
+from dtp_lightning.learners import (
+    Backprop,
+    FeedbackAlignment,
+    FixedFeedback,
+    Learner,
+    LocalDifferenceReconstruction,
+    TargetPropagation,
+)
+from dtp_lightning.learners.kolen_pollack import synapse_pairs
+from dtp_lightning.losses import ContrastiveHinge
+from dtp_lightning.models import (
+    BlockTranspose,
+    Network,
+    Stage,
+    blocks,
+    conv_net,
+    features_of,
+    mlp,
+    resnet,
+    torchvision_net,
+)
+
+NORMS = ["none", "batch", "group", "layer"]
+SMALL = {
+    "resnet": partial(resnet, channels=[4, 6], blocks=[1, 2], embedding_dim=5),
+    "imagenet_stem": partial(resnet, channels=[4, 6], blocks=[1, 1], stem="imagenet", activation="Tanh"),
+    "conv_net": partial(conv_net, channels=[4, 6, 8], feedback="transposable", embedding_dim=5),
+    "average": partial(conv_net, channels=[4, 6], pooling="average", activation="ELU", feedback="transposable"),
+    "mlp": partial(mlp, widths=[9, 7, 6], embedding_dim=5),
+}
+
+
+def network_of(name: str, **options: object) -> Network:
+    torch.manual_seed(0)
+    network = SMALL[name](TINY, **options).double()
+    for parameter in network.parameters():  # gains and biases that do something
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return network
+
+
+def gradients(learner: Learner, views: Tensor) -> dict[str, Tensor]:
+    learner.step(views, update=lambda: None)
+    return {name: p.grad for name, p in learner.model.named_parameters() if "feedback_map" not in name}
+
+
+def assert_same(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+    assert ours.keys() == exact.keys()
+    for name, gradient in exact.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-7, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def copy_weights(learner: TargetPropagation) -> None:
+    """B = W."""
+    for layer, b in synapse_pairs(learner.model.stages):
+        b.data.copy_(layer.weight)
+
+
+@pytest.mark.parametrize("target", ["difference", "linearised"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", SMALL)
+def test_target_propagation_with_the_forward_weights_is_backprop(
+    name: str, norm: str, target: str, views: Tensor
+) -> None:
+    """Through batch norm's statistics as well: nothing is approximated but a step that is finite."""
+    network = network_of(name, norm=norm)
+    exact = gradients(Backprop(copy.deepcopy(network), ContrastiveHinge(), sgd), views.double())
+    dtp = TargetPropagation(network, ContrastiveHinge(), sgd, FixedFeedback(), target=target, target_step=1e-7).double()
+    assert not torch.allclose(first_weight(gradients(dtp, views.double())), first_weight(exact))
+    copy_weights(dtp)
+    ours = gradients(dtp, views.double())
+    if target == "difference" and norm == "none" and name in ("conv_net", "average", "mlp"):  # g is not linear there
+        for key, gradient in exact.items():
+            torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-9)
+    else:
+        assert_same(ours, exact)
+
+
+def first_weight(grads: dict[str, Tensor]) -> Tensor:
+    return next(gradient for gradient in grads.values() if gradient.ndim > 1)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("name", ["resnet", "imagenet_stem", "mlp"])
+def test_feedback_alignment_with_the_forward_weights_is_backprop(name: str, norm: str, views: Tensor) -> None:
+    network = network_of(name, norm=norm, projector="mlp", projector_hidden=7)
+    exact = gradients(Backprop(copy.deepcopy(network), ContrastiveHinge(), sgd), views.double())
+    fa = FeedbackAlignment(network, ContrastiveHinge(), sgd).double()
+    assert not torch.allclose(first_weight(gradients(fa, views.double())), first_weight(exact))
+    for layer, i in fa._index.items():
+        fa.feedback_weights[i].data.copy_(layer.weight)
+    assert_same(gradients(fa, views.double()), exact)
+
+
+def test_batch_norm_transposes_as_its_formula() -> None:
+    """It is u -> (gain / std) (u - mean(u) - xhat mean(u xhat)), means over images and pixels."""
+    norm = nn.BatchNorm2d(3).double()
+    norm.weight.data.uniform_(0.5, 2)
+    x, u = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    held = blocks.run(norm, x)[1]
+    over = (0, 2, 3)
+    variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+    std = (variance + norm.eps).sqrt()
+    xhat = (x - mean) / std
+    expected = u - u.mean(over, keepdim=True) - xhat * (u * xhat).mean(over, keepdim=True)
+    torch.testing.assert_close(blocks.transpose(held, u, []), norm.weight[:, None, None] / std * expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_transpose_is_autograds_for_every_image_it_is_asked_of(rows: int) -> None:
+    """Of f's own weights; u may hold the images several times, as the training of g does."""
+    block = network_of("resnet").stages[2].forward_map
+    x = torch.randn(4, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    g = BlockTranspose(block).double()
+    for layer, b in g.pairs(block):
+        b.data.copy_(layer.weight)
+    y, held = g.run(block, x)
+    assert torch.equal(y, block(x))
+    u = torch.randn(rows, *y.shape, dtype=torch.float64)
+    expected = torch.cat([torch.autograd.grad(y, x, part, retain_graph=True)[0] for part in u])
+    torch.testing.assert_close(g(u.flatten(0, 1), (6, 6), held), expected)
+
+
+def test_feedback_of_a_block_that_learns_from_noise_becomes_the_transpose() -> None:
+    """L-DRL finds J_g = J_f^T by the difference of noisy passes, through two layers, norms, ReLU and shortcut."""
+    torch.manual_seed(0)
+    network = resnet(TINY, channels=[3, 4], blocks=[1, 1], embedding_dim=5)
+    training = LocalDifferenceReconstruction(partial(torch.optim.Adam, lr=0.02), noise_std=0.02)
+    learner = TargetPropagation(network, ContrastiveHinge(), sgd, training)
+    views = torch.rand(16, 3, 16, 16)
+
+    def angle() -> float:
+        trace = learner.trace(views)[1]
+        x = trace.x.requires_grad_(True)
+        u = torch.randn(trace.h.shape)
+        (exact,) = torch.autograd.grad(trace.stage.run(x).y, x, u)
+        return torch.cosine_similarity(trace.feedback(u).flatten(), exact.flatten(), dim=0).arccos().rad2deg().item()
+
+    before = angle()
+    for _ in range(60):
+        training.train(learner.trace(views), learner.feedback_optimizer)
+    assert angle() < 12 and before > 60
+
+
+def test_kolen_pollack_pairs_every_weight_and_brings_them_together(views: Tensor) -> None:
+    values = checked(composed("model=resnet18", "learner=dtp", "learner.feedback.decay=0.1")[0])
+    torch.manual_seed(0)
+    model = resnet(TINY, channels=[4, 6], blocks=[1, 2])
+    learner = build(values.learner, model=model, loss=ContrastiveHinge())
+    pairs = synapse_pairs(model.stages)
+    above = [m for stage in model.stages[1:] for m in stage.forward_map.modules() if isinstance(m, nn.Conv2d)]
+    assert [layer for layer, _ in pairs] == above and len(above) == 7
+
+    def distance() -> Tensor:
+        return torch.stack([(layer.weight - b).norm() for layer, b in pairs]).detach()
+
+    random = distance()
+    learner.step(views)  # the first phase: noise
+    mirrored = distance()
+    for _ in range(10):
+        learner.step(views)
+    assert (mirrored < 0.2 * random).all()
+    torch.testing.assert_close(distance(), 0.9**10 * mirrored, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_of_one_stage_are_all_that_its_displacement_moves(views: Tensor) -> None:
+    learner = TargetPropagation(network_of("resnet"), ContrastiveHinge(), sgd, FixedFeedback()).double()
+    traces = learner.trace(views.double().flatten(0, 1))
+    for i, trace in enumerate(traces):
+        for j, stage in enumerate(learner.model.stages):
+            reached = torch.autograd.grad(
+                trace.y.square().sum(), stage.forward_parameters(), allow_unused=True, retain_graph=True
+            )
+            assert all((g is not None) == (i == j) for g in reached)
+
+
+@pytest.mark.parametrize("learner", ["fa", "dfa", "gll", "dtp_autoencoder", "fwdtp", "drl", "ldrl", "ddtp_linear"])
+def test_running_statistics_see_one_clean_pass_a_step(learner: str, views: Tensor) -> None:
+    """And are those of backprop's step, whatever noisy passes the rule makes besides."""
+    states = []
+    for name in ("bp", learner):
+        torch.manual_seed(0)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector="mlp", projector_hidden=4)
+        network.feedback = "decoder" if learner == "drl" else "transposable"
+        rule = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+        rule.start_epoch(1000)  # of gll: the last stage learns, all run
+        rule.step(views)
+        states.append({k: v for k, v in network.state_dict().items() if "running" in k or "tracked" in k})
+    assert len(states[0]) == 3 * 7
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value)
+        assert "tracked" not in key or value == 1
+
+
+def test_features_of_an_image_depend_on_no_other() -> None:
+    network = resnet(TINY, channels=[4, 6], blocks=[1, 1])
+    network(torch.rand(8, 3, 16, 16))
+    images = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
+    before = copy.deepcopy(network.state_dict())
+    features = features_of(network, images, batch_size=3)
+    torch.testing.assert_close(features, features_of(network, images))
+    assert features.shape == (7, 6) and network.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("feedback", ["strided", "unpool", "transposable"])
+def test_norms_stand_before_pooling_in_a_stage_of_any_feedback(norm: str, feedback: str, views: Tensor) -> None:
+    learner = learner_of("learner=dtp_autoencoder", f"model.norm={norm}", f"model.feedback={feedback}")
+    kinds = [type(layer).__name__ for layer in learner.model.stages[1].layers()]
+    expected = {"none": [], "batch": ["BatchNorm2d"]}.get(norm, ["GroupNorm"])
+    assert kinds[1 : kinds.index("MaxPool2d")] == expected
+    assert all(torch.isfinite(value) for value in learner.step(views).values())
+
+
+@pytest.mark.parametrize("name,convolutions,stages", [("resnet18", 20, 9), ("resnet20", 21, 10), ("vgg11", 8, 8)])
+def test_published_networks_have_their_size(name: str, convolutions: int, stages: int) -> None:
+    network = build(checked(composed(f"model={name}")[0]).model, images=ImageSpec(3, 32, 32, True))
+    assert len(network.stages) == stages
+    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == convolutions
+    sizes = {"resnet18": 11_168_832, "resnet20": 269_722 - 650 + 2_752, "vgg11": 9_225_984 - 2_752}
+    backbone = sum(p.numel() for stage in network.stages for p in stage.forward_parameters())
+    assert backbone == sizes[name]
+
+
+def test_resnet18_is_torchvisions() -> None:
+    """Of the same modules in the same order: with its weights it gives its features."""
+    ours = resnet(ImageSpec(3, 64, 64, True), channels=[4, 6, 8, 8], stem="imagenet")
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    theirs = ResNet(BasicBlock, [2, 2, 2, 2])
+    theirs.fc = nn.Identity()
+    ours = resnet(ImageSpec(3, 64, 64, True), stem="imagenet")
+    renamed = dict(zip(stage_state(ours), theirs.state_dict().values(), strict=True))
+    ours.load_state_dict({**ours.state_dict(), **renamed})
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval().features(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def stage_state(network: Network) -> list[str]:
+    return [key for key in network.state_dict() if key.startswith("stages")]
+
+
+RULES_WITHOUT_INVERSE = ["bp", "fa", "urf", "sign_symmetric", "kolen_pollack", "dfa", "gll", "rll"]
+BACKBONES = {  # of torchvision: stages, and whether the transpose of its blocks is known
+    "resnet18": (9, True),
+    "mobilenet_v2": (19, True),
+    "densenet121": (8, False),
+    "shufflenet_v2_x0_5": (18, False),
+    "regnet_y_400mf": (17, False),
+    "efficientnet_b0": (18, False),
+    "convnext_tiny": (22, False),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_torchvisions_networks_are_cut_at_their_blocks(name: str) -> None:
+    network = torchvision_net(ImageSpec(1, 32, 32, False), name=name)
+    stages, transposable = BACKBONES[name]
+    assert len(network.stages) == stages
+    assert network(torch.rand(2, 1, 32, 32)).shape == (2, 64)
+    if transposable:
+        network.complete_feedback()
+        assert all(isinstance(stage.feedback_map, BlockTranspose) for stage in network.stages[1:])
+        return
+    with pytest.raises(ConfigError, match=r"knows no transpose of \w+: take a rule without feedback maps"):
+        network.complete_feedback()
+
+
+@pytest.mark.parametrize("name", RULES_WITHOUT_INVERSE)
+def test_rules_without_an_inverse_run_on_blocks_that_nobody_can_transpose(name: str) -> None:
+    torch.manual_seed(0)
+    network = torchvision_net(ImageSpec(3, 32, 32, True), name="shufflenet_v2_x0_5")
+    learner = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+    before = copy.deepcopy(network.state_dict())
+    learner.start_epoch(1000)
+    metrics = learner.step(torch.rand(2, 3, 3, 32, 32))
+    assert all(torch.isfinite(value) for value in metrics.values())
+    moved = {key.split(".")[1] for key, value in network.state_dict().items() if "stages" in key and ".weight" in key
+             and not torch.equal(before[key], value)}  # fmt: skip
+    assert len(moved) == (18 if learner.trains_all_stages else 1)
+
+
+def test_feedback_alignment_through_torchvisions_resnet_is_backprop() -> None:
+    """B = W in every layer of ResNet-18, and the transposes of its blocks likewise."""
+    torch.manual_seed(0)
+    network = torchvision_net(ImageSpec(3, 16, 16, True), name="resnet18").double()
+    views = torch.rand(2, 2, 3, 16, 16, dtype=torch.float64)
+    exact = gradients(Backprop(copy.deepcopy(network), ContrastiveHinge(), sgd), views)
+    dtp = TargetPropagation(copy.deepcopy(network), ContrastiveHinge(), sgd, FixedFeedback()).double()
+    copy_weights(dtp)
+    fa = FeedbackAlignment(network, ContrastiveHinge(), sgd).double()
+    for layer, i in fa._index.items():
+        fa.feedback_weights[i].data.copy_(layer.weight)
+    for rule in (dtp, fa):
+        ours = gradients(rule, views)
+        for name, gradient in exact.items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "words,line",
+    [
+        (["model.name=resnet81"], r"model\.name=resnet81: torchvision has no network of this name; take resnet"),
+        (["model.name=swin_t"], "SwinTransformer is not known as a row of blocks"),
+        (["model.name=googlenet"], "GoogLeNet is not known as a row of blocks"),
+        (["model.name=densenet121", "model.stem=own"], r"images of 16 x 16 pixels are too small"),
+        (["model.name=mobilenet_v2", "model.stem=cifar"], "is for ResNets, whose stem is 7x7"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused_in_one_line(words: list[str], line: str) -> None:
+    values = checked(composed("model=torchvision", *words)[0])
+    with pytest.raises(ConfigError, match=line) as refusal:
+        build(values.model, images=TINY)
+    assert "\n" not in str(refusal.value)
+
+
+def test_rules_refuse_what_they_cannot_serve_in_one_line() -> None:
+    attention = Network([Stage(nn.MultiheadAttention(4, 2))], nn.Linear(4, 4), shapes=[(4, 1, 1)])
+    with pytest.raises(ConfigError, match="are known for Conv2d and Linear, and this network has MultiheadAttention"):
+        FeedbackAlignment(attention, ContrastiveHinge(), sgd)
+    decoder = resnet(TINY, channels=[4], blocks=[1], feedback="decoder")
+    kolen_pollack = checked(composed("learner=dtp")[0]).learner
+    with pytest.raises(ConfigError, match=r"model\.feedback=transposable"):
+        build(kolen_pollack, model=decoder, loss=ContrastiveHinge())
+
+
+def test_timm_is_asked_for_or_cut_alike() -> None:
+    try:
+        import timm  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match=r"model=timm needs timm: pip install 'dtp-lightning\[timm\]'"):
+            build(checked(composed("model=timm")[0]).model, images=TINY)
+        return
+    network = build(checked(composed("model=timm", "model.name=resnet18")[0]).model, images=TINY)
+    assert len(network.stages) == 9 and network.shapes[0] == (64, 16, 16)
+    network.complete_feedback()
+    assert all(isinstance(stage.feedback_map, BlockTranspose) for stage in network.stages[1:])
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("name", ["bp", "fa", "dtp", "gll", "dfa", "sdtp"])
+def test_a_projector_learns_by_the_objective_alone_and_features_are_below_it(
+    name: str, norm: str, views: Tensor
+) -> None:
+    """Under every rule that has no feedback of its own through the head, with backprop's gradient."""
+    mlp_head = ["model.projector=mlp", "model.projector_layers=3", "model.projector_hidden=7"]
+    words = [*mlp_head, f"model.projector_norm={norm}", "model.head_activation=Identity"]
+    learner, exact = (learner_of(f"learner={n}", *words) for n in (name, "bp"))
+    learner.skip_first_phase()
+    learner.start_epoch(1000)
+    linear = [layer for layer in learner.model.head if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [7, 7, 5] and learner.model.embedding_dim == 5
+    assert learner.model.features(views[0]).shape == (4, 8 * 2 * 2)
+    for rule in (learner, exact):
+        rule.step(views, update=lambda: None)
+    if name in ("fa", "sdtp"):  # the error goes through the head as through a stage
+        return
+    for ours, theirs in zip(learner.model.head.parameters(), exact.model.head.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
