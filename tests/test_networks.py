@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, composed, learner_of, sgd
 from torch import Tensor, nn
 
+from dtp_lightning.callbacks.alignment import diagnose
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.export.encoder import BUILDERS, Architecture, Encoder, Input
 from dtp_lightning.learners import (
     Backprop,
     FeedbackAlignment,
@@ -31,10 +36,12 @@ from dtp_lightning.models import (
     blocks,
     conv_net,
     features_of,
+    freeze,
     mlp,
     resnet,
     torchvision_net,
 )
+from dtp_lightning.runs.checkpoint import Checkpoint
 
 NORMS = ["none", "batch", "group", "layer"]
 SMALL = {
@@ -375,3 +382,119 @@ def test_a_projector_learns_by_the_objective_alone_and_features_are_below_it(
         return
     for ours, theirs in zip(learner.model.head.parameters(), exact.model.head.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def kept_vjp(vjp: Callable, received: list[Tensor], delta: Tensor, **options: object) -> Tensor | None:
+    received.append(delta.clone())
+    return vjp(delta, **options)
+
+
+@pytest.mark.parametrize("name", ["dtp", "kolen_pollack", "fwdtp"])
+def test_no_weight_inside_a_block_travels_back(name: str, views: Tensor) -> None:
+    """After the forward pass, matrices are overwritten: what stages are sent does not change. Gains are a neuron's."""
+    sent = []
+    for overwrite in (False, True):
+        torch.manual_seed(0)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], embedding_dim=5)
+        rule = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+        rule.skip_first_phase()
+        traces = rule.trace(views.flatten(0, 1))
+        _, top = rule.compute_head_gradients(traces, 2)
+        received: list[Tensor] = []
+        for trace in traces:
+            trace.vjp = partial(kept_vjp, trace.vjp, received)
+        if overwrite:
+            for stage in network.stages:
+                for parameter in stage.forward_parameters():
+                    if parameter.ndim > 1:
+                        parameter.data = torch.randn_like(parameter)
+        rule.compute_gradients(traces, top, measure=False)
+        sent.append(received)
+    assert len(sent[0]) >= 3
+    for before, after in zip(*sent, strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["bp", "dtp", "kolen_pollack"])
+def test_a_training_goes_on_from_its_state_to_the_last_bit(name: str, views: Tensor) -> None:
+    """Running statistics and feedback weights of blocks are part of it."""
+
+    def fresh(seed: int) -> Learner:
+        torch.manual_seed(seed)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector="mlp", projector_hidden=4)
+        return build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+
+    straight, stopped = fresh(0), fresh(0)
+    for _ in range(4):
+        torch.manual_seed(1)
+        straight.step(views)
+    for _ in range(2):
+        torch.manual_seed(1)
+        stopped.step(views)
+    resumed = fresh(2)
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    for ours, theirs in zip(resumed.optimizers, stopped.optimizers, strict=True):
+        ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    for _ in range(2):
+        torch.manual_seed(1)
+        resumed.step(views)
+    ended = straight.state_dict()
+    assert any("running_mean" in key for key in ended)
+    assert all(torch.equal(value, ended[key]) for key, value in resumed.state_dict().items())
+
+
+def test_an_encoder_of_blocks_leaves_its_checkpoint_without_the_rules_feedback(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = resnet(TINY, channels=[4, 6], blocks=[1, 1])
+    weights = {**copy.deepcopy(network.state_dict())}
+    network.complete_feedback()
+    assert len(network.state_dict()) > len(weights)
+    stored = Checkpoint(tmp_path / "last.ckpt", {}, {}, {}, [], 1, network.state_dict())
+    fresh = resnet(TINY, channels=[4, 6], blocks=[1, 1])
+    stored.load_into(fresh)
+    assert all(torch.equal(value, weights[key]) for key, value in fresh.state_dict().items())
+    with pytest.raises(DataError, match="do not fit its model"):
+        stored.load_into(resnet(TINY, channels=[4, 8], blocks=[1, 1]))
+
+
+@pytest.mark.parametrize("builder,arguments", [
+    ("resnet", {"channels": [4, 6], "blocks": [1, 1]}), ("mlp", {"widths": [5, 4], "norm": "batch"}),
+    ("torchvision_net", {"name": "shufflenet_v2_x0_5"}),
+])  # fmt: skip
+def test_networks_are_rebuilt_from_the_card_of_an_export(builder: str, arguments: dict) -> None:
+    """On the meta device, as an exported encoder is, and with the trained one's keys and features."""
+    spec = ImageSpec(3, 32, 32, True)
+    network = freeze(BUILDERS[builder](spec, **arguments))
+    architecture = Architecture(builder=builder, arguments=arguments, input=Input(**asdict(spec)))
+    encoder = Encoder(architecture.build(), spec, {})
+    encoder.load_state_dict({key: network.state_dict()[key] for key in encoder.state_dict()}, assign=True)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(freeze(encoder)(images), network.features(images))
+
+
+def test_blocks_learn_in_bfloat16(views: Tensor) -> None:
+    """A transpose of blocks is linear, so that no digits are lost: within a few degrees of float32."""
+    grads = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1])
+        learner = build(checked(composed("learner=dtp")[0]).learner, model=network, loss=ContrastiveHinge())
+        assert learner.survives_bf16
+        learner.skip_first_phase()
+        copy_weights(learner)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            learner.step(views, update=lambda: None)
+        grads.append(torch.cat([p.grad.flatten().float() for p in network.stages[0].forward_parameters()]))
+    assert torch.cosine_similarity(*grads, dim=0) > 0.98
+
+
+def test_diagnostics_measure_blocks(views: Tensor) -> None:
+    torch.manual_seed(0)
+    network = resnet(TINY, channels=[4, 6], blocks=[1, 1])
+    learner = build(checked(composed("learner=dtp")[0]).learner, model=network, loss=ContrastiveHinge())
+    copy_weights(learner)
+    metrics = diagnose(copy.deepcopy(learner), views)
+    for i in (2, 3):
+        assert abs(metrics[f"jacobian_cosine/stage{i}"] - 1) < 1e-4
+        assert abs(metrics[f"jacobian_norm_ratio/stage{i}"] - 1) < 1e-4
+        assert metrics[f"angle/stage{i - 1}/weight"] < 1

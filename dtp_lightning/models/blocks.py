@@ -19,6 +19,7 @@ from torch.nn import grad as nn_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.models.convolution import autocast
 
 Weighted = nn.Conv2d | nn.Linear
 """Layers with a matrix of weights, which feedback has one of its own for."""
@@ -255,11 +256,12 @@ def _back(layers: Sequence[nn.Module], v: Tensor, inputs: list[Tensor], weights:
 
 
 def _leaf(layer: nn.Module, x: Tensor, v: Tensor, weights: list[Tensor]) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return F.linear(v, weights.pop().T)
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        v, weight = autocast(v, weights.pop())
+        if isinstance(layer, nn.Linear):
+            return F.linear(v, weight.T)
         options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        below: Tensor = nn_grad.conv2d_input(x.shape, weights.pop(), v, *options)
+        below: Tensor = nn_grad.conv2d_input(x.shape, weight, v, *options)
         return below
     if isinstance(layer, nn.ReLU):
         gated: Tensor = torch.ops.aten.threshold_backward(v, x, 0)
@@ -268,5 +270,5 @@ def _leaf(layer: nn.Module, x: Tensor, v: Tensor, weights: list[Tensor]) -> Tens
     with torch.enable_grad(), resting_statistics(layer):
         x = x.detach().requires_grad_(True)
         y = layer(x)
-    (at_x,) = torch.autograd.grad(y, x, v, create_graph=v.requires_grad)
+    (at_x,) = torch.autograd.grad(y, x, v.to(y.dtype), create_graph=v.requires_grad)
     return at_x

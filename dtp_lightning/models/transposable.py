@@ -195,6 +195,19 @@ class TransposableFeedback(UnpoolFeedback):
         (below_cast, a_cast), padding = autocast(below, a), [side // 2 for side in self.kernel_size]
         return weight_gradient(below_cast, a_cast, self.weight, self.stride, padding).to(self.weight.dtype)
 
+    def squared_reach(self, a: Tensor, size: tuple[int, int]) -> Tensor:
+        """M with <B^2, M> = sum over units of a ||B's part of that unit inside the image||^2.
+
+        Args:
+            a: of the shape of :meth:`presynaptic`'s result.
+            size: see :meth:`transpose`.
+
+        Returns:
+            (C, 1, *kernel).
+        """
+        inside, padding = a.new_ones(1, 1, *size), [side // 2 for side in self.kernel_size]
+        return weight_gradient(inside, a.sum(0, keepdim=True), self.weight[:, :1], self.stride, padding)
+
     def _transpose(self, v: Tensor, size: tuple[int, int], pool_indices: Kept) -> Tensor:
         return self.transpose(self.presynaptic(v, size, pool_indices), size)
 
