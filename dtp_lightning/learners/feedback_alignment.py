@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn import grad as nn_grad
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.kolen_pollack import Decay, Follower
+from dtp_lightning.models.aligned import Weighted, aligned
 from dtp_lightning.models.blocks import is_matrix, is_plain
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
@@ -89,10 +88,9 @@ class FeedbackAlignment(Learner):
             inputs[layer] = args[0]
             return (args[0].detach(),)
 
-        def send(layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        def send(layer: Weighted, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
             x = inputs.pop(layer)
-            sent: Tensor = AlignedInputGradient.apply(x, y, layer, self.backward_weight) if x.requires_grad else y
-            return sent
+            return aligned(x, y, layer, self.backward_weight) if x.requires_grad else y
 
         layers = [layer for layer in stage.forward_map.modules() if layer in self._index]
         hooks = [layer.register_forward_pre_hook(detach) for layer in layers]
@@ -134,7 +132,7 @@ class FeedbackAlignment(Learner):
         update()
         self._follower.follow()
 
-    def backward_weight(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
+    def backward_weight(self, layer: Weighted) -> Tensor:
         """B of a layer, of its weight's shape."""
         b = self.feedback_weights[self._index[layer]]
         if self.weights != "sign":
@@ -142,13 +140,13 @@ class FeedbackAlignment(Learner):
         return layer.weight.sign() * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
 
 
-def weighted_layers(forward_map: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+def weighted_layers(forward_map: nn.Module) -> list[Weighted]:
     """The convolutions and linear layers of a stage, those within its blocks as well.
 
     Raises:
         ConfigError: another layer has weights, through which the error would travel.
     """
-    layers: list[nn.Conv2d | nn.Linear] = []
+    layers: list[Weighted] = []
     for layer in forward_map.modules():
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and is_plain(layer)):
             layers.append(layer)
@@ -165,23 +163,3 @@ def initialised_like(weight: Tensor) -> Tensor:
     drawn = torch.empty_like(weight)
     nn.init.kaiming_uniform_(drawn, a=5**0.5)
     return drawn
-
-
-class AlignedInputGradient(torch.autograd.Function):
-    """Identity on a layer's output y. Backward: the gradient itself for y (the weights' graph), B^T of it for x."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, layer: nn.Module, backward_weight: Callable[[nn.Module], Tensor]
-    ) -> Tensor:
-        ctx.shape, ctx.layer, ctx.backward_weight = x.shape, layer, backward_weight
-        return y.view_as(y)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        b, layer = ctx.backward_weight(ctx.layer), ctx.layer
-        if isinstance(layer, nn.Linear):
-            return F.linear(gradient, b.T), gradient, None, None
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return nn_grad.conv2d_input(ctx.shape, b, gradient, *options), gradient, None, None

@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Metrics, StageTrace
 from dtp_lightning.learners.feedback import Feedback, FeedbackTraining
+from dtp_lightning.models.aligned import Weighted
 from dtp_lightning.models.block_feedback import BlockTranspose
-from dtp_lightning.models.blocks import Held, Weighted, leaves
+from dtp_lightning.models.blocks import Held, leaves
 from dtp_lightning.models.convolution import weight_gradient
 from dtp_lightning.models.stage import Stage
 

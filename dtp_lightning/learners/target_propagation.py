@@ -14,7 +14,7 @@ from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, Stag
 from dtp_lightning.learners.feedback import Feedback
 from dtp_lightning.models.feedback_maps import FeedbackMap, Kept
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Stage, activation_named
+from dtp_lightning.models.stage import Stage, StageOutput, activation_named
 from dtp_lightning.runtime import collectives
 
 # Rules carry errors e_i = h_i - t_i, not targets: the difference of two activations of order 1 keeps few digits of an
@@ -192,6 +192,10 @@ class TargetPropagation(Learner):
         super().apply_update(update)
         self.feedback.after_update()
 
+    def run(self, stage: Stage, x: Tensor) -> StageOutput:
+        """f(x); within a block whose feedback is its transpose errors travel by the feedback weights, too."""
+        return stage.run_aligned(x)
+
     def _compute_stage_gradients(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
         shares = collectives.world_size()  # of the batch that the objective is a mean over
         step = self.target_step * (shares * len(top) if self.target_gradient == "per_sample" else 1)
@@ -201,10 +205,12 @@ class TargetPropagation(Learner):
             trace = traces[i - 1]
             # dL_local/dh = scale * error, whichever reduction the local loss has
             scale = 1 / step if self.local_loss == "displacement" else 2 / (shares * error.numel())
-            trace.vjp(error, scale=scale)
+            # a block's transpose: one pass gives the weights' gradient and what is asked of the stage below
+            joint = i > 1 and trace.x.requires_grad and self.below is not vanilla_error
+            below = trace.vjp(error, to_input=joint, scale=scale)
             if measure:
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
                 metrics[f"local_loss/{name}"] = error.square().sum() * (shares * scale / 2)
             if i > 1:
-                error = self.below(trace, error)
+                error = self.below(trace, error) if below is None else below
         return metrics

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtp_lightning.models import blocks
-from dtp_lightning.models.blocks import Held, Weighted
+from dtp_lightning.models.aligned import Weighted
+from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.feedback_maps import FeedbackMap, Kept
 
 BlockFeedback = Literal["strided", "unpool", "transposable", "decoder"]
@@ -48,6 +49,10 @@ class BlockTranspose(FeedbackMap):
     def run(self, block: nn.Module, x: Tensor, held: Held | None = None) -> tuple[Tensor, Held]:
         """f(x), and what g needs of this pass: see :func:`dtp_lightning.models.blocks.run`."""
         return blocks.run(block, x, held)
+
+    def run_aligned(self, block: nn.Module, x: Tensor) -> tuple[Tensor, Held]:
+        """The same, on a graph that carries errors by the B: the vector-Jacobian product for x is g."""
+        return blocks.run(block, x, weights=list(self.weights))
 
     def pairs(self, block: nn.Module) -> list[tuple[Weighted, nn.Parameter]]:
         """Each weighted layer of f with the B that runs beside it."""

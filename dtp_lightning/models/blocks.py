@@ -19,10 +19,8 @@ from torch.nn import grad as nn_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dtp_lightning.errors import ConfigError
+from dtp_lightning.models.aligned import Weighted, aligned
 from dtp_lightning.models.convolution import autocast
-
-Weighted = nn.Conv2d | nn.Linear
-"""Layers with a matrix of weights, which feedback has one of its own for."""
 
 
 class Chain(NamedTuple):
@@ -173,38 +171,52 @@ class Held:
         return len(self.inputs[0])
 
 
-def run(block: nn.Module, x: Tensor, held: Held | None = None) -> tuple[Tensor, Held]:
+def run(
+    block: nn.Module, x: Tensor, held: Held | None = None, weights: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Held]:
     """The block's output, and what its feedback needs of this pass.
 
     Args:
         block: of layers that :func:`weighted_leaves` knows.
         x: its input, (N, C, H, W).
         held: of another pass, whose max-pools took the pixels that they are to take here.
+        weights: those by which the graph of this pass carries errors down, as :func:`transpose` does; None: its own.
     """
-    inputs: list[Tensor] = []
-    y = _run(block, x, inputs, held.inputs if held else None)
-    return y, Held(block, tuple(inputs))
+    forward = _Pass(held.inputs if held else None, None if weights is None else list(weights))
+    y = forward.through(block, x)
+    return y, Held(block, tuple(forward.inputs))
 
 
-def _run(block: nn.Module, x: Tensor, inputs: list[Tensor], fixed: Sequence[Tensor] | None) -> Tensor:
-    made_of = parts(block)
-    if made_of is None:
-        inputs.append(x.detach())
-        if fixed is not None and isinstance(block, nn.MaxPool2d):
-            return pool_at(x, _switches(block, fixed[len(inputs) - 1]))
-        y: Tensor = block(x)
+class _Pass:
+    """A forward pass that keeps the input of each leaf."""
+
+    def __init__(self, fixed: Sequence[Tensor] | None, weights: list[Tensor] | None) -> None:
+        self.fixed, self.weights = fixed, weights
+        self.inputs: list[Tensor] = []
+
+    def through(self, block: nn.Module, x: Tensor) -> Tensor:
+        made_of = parts(block)
+        if made_of is None:
+            return self._leaf(block, x)
+        if isinstance(made_of, Chain):
+            return self._row(made_of.layers, x)
+        total = self._row(made_of.main, x)
+        return self._row(made_of.after, total + self._row(made_of.shortcut, x))
+
+    def _row(self, layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for layer in layers:
+            x = self.through(layer, x)
+        return x
+
+    def _leaf(self, layer: nn.Module, x: Tensor) -> Tensor:
+        self.inputs.append(x.detach())
+        if self.fixed is not None and isinstance(layer, nn.MaxPool2d):
+            return pool_at(x, _switches(layer, self.fixed[len(self.inputs) - 1]))
+        if self.weights is not None and isinstance(layer, Weighted):
+            b = self.weights.pop(0)
+            return aligned(x, layer(x.detach()), layer, lambda _: b) if x.requires_grad else layer(x)
+        y: Tensor = layer(x)
         return y
-    if isinstance(made_of, Chain):
-        return _row(made_of.layers, x, inputs, fixed)
-    total = _row(made_of.main, x, inputs, fixed)
-    total = total + _row(made_of.shortcut, x, inputs, fixed)
-    return _row(made_of.after, total, inputs, fixed)
-
-
-def _row(layers: Sequence[nn.Module], x: Tensor, inputs: list[Tensor], fixed: Sequence[Tensor] | None) -> Tensor:
-    for layer in layers:
-        x = _run(layer, x, inputs, fixed)
-    return x
 
 
 def _switches(pool: nn.MaxPool2d, x: Tensor) -> Tensor:

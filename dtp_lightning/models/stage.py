@@ -90,6 +90,15 @@ class Stage(nn.Module):
         y, pool_indices = _through(layers[1:], first, fixed)
         return StageOutput(y, pool_indices, first if _is_linear(layers) else None)
 
+    def run_aligned(self, x: Tensor) -> StageOutput:
+        """:meth:`run` on a graph that carries errors by the feedback weights, where g is a block's transpose.
+
+        Errors within the block travel by them too, and the one for x, which then is on the graph, is g of that for y.
+        """
+        if isinstance(self.feedback_map, BlockTranspose):
+            return StageOutput(*self.feedback_map.run_aligned(self.forward_map, x.requires_grad_(True)))
+        return self.run(x)
+
     def rerun(self, x: Tensor, fixed: Kept = None) -> StageOutput:
         """:meth:`run` for a noisy pass: the running statistics of batch norms do not see it."""
         with resting_statistics(self.forward_map):
