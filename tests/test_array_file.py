@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed
+from PIL import Image
 
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
-from dtp_lightning.data import array_file
+from dtp_lightning.data import array_file, image_folder
 from dtp_lightning.errors import DataError
 
 
@@ -99,6 +100,17 @@ def test_an_array_on_disk_is_read_as_it_is_indexed(tmp_path: Path) -> None:
     batch = data.train.images[torch.tensor([3, 1, 3])]
     assert batch.shape == (3, 3, 6, 5) and torch.equal(batch[0], batch[2])
     assert torch.equal(batch[0], data.in_memory().train.images[3])
+
+
+def test_a_folder_of_the_same_images_is_the_same(tmp_path: Path) -> None:
+    x, folder = images(20, 8, 8, 3), tmp_path / "folder"
+    for i, (image, label) in enumerate(zip(x, Y, strict=True)):
+        (folder / "train" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / "train" / str(label) / f"{i:02}.png")
+    a, b = array_file(saved(tmp_path, images=x, labels=Y)).in_memory(), image_folder(str(folder), size=8).in_memory()
+    assert a.classes == b.classes and a.spec == b.spec
+    for one, other in ((a.train, b.train), (a.val, b.val), (a.test, b.test)):
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)  # type: ignore[arg-type]
 
 
 def test_unknown_keys_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

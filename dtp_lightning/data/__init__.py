@@ -1,6 +1,7 @@
 """Data sets. A torchvision data set is one YAML file in conf/dataset/."""
 
 from dtp_lightning.data.array_file import array_file
+from dtp_lightning.data.huggingface import huggingface
 from dtp_lightning.data.image_folder import image_folder
 from dtp_lightning.data.images import ImageData, ImageSpec, Split, Supervision, stratified
 from dtp_lightning.data.labels import relabel
@@ -14,6 +15,7 @@ __all__ = [
     "Split",
     "Supervision",
     "array_file",
+    "huggingface",
     "image_folder",
     "mnist5k",
     "relabel",

@@ -123,7 +123,10 @@ def _read(file: Path) -> Mapping[str, Array]:
         if file.suffix == ".npy":
             return {"images": np.load(file, mmap_mode="r", allow_pickle=False)}
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            arrays = {key: archive[key] for key in archive.files}
+        if strange := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{strange[0]} in it is no array")  # NumPy gives the bytes of other files in an archive
+        return arrays
     except (
         ValueError,
         OSError,
