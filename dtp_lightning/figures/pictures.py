@@ -42,7 +42,7 @@ def plot_map(
         axes: labels of x and y; empty where a coordinate has no meaning of its own.
         path: PNG file to write.
     """
-    figure = Figure(figsize=(8.2 if classes else 6.4, 6.0), layout="constrained")
+    figure = Figure(figsize=(7.4 if classes else 5.8, 5.4), layout="constrained")
     axis = figure.subplots()
     shown = list(range(len(classes)))
     if len(classes) > DISTINCT:
