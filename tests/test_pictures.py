@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from test_page import write_run
 
 from dtp_lightning.callbacks import Pictures
 from dtp_lightning.callbacks.pictures import first_filters
-from dtp_lightning.callbacks.projection import principal_components, project
+from dtp_lightning.callbacks.projection import Map, principal_components, project
 from dtp_lightning.data import ImageData, mnist5k
 from dtp_lightning.data.images import ImageSpec, Split
 from dtp_lightning.errors import ConfigError, DataError
@@ -106,6 +107,26 @@ def test_tsne_keeps_neighbourhoods_and_draws_no_global_numbers() -> None:
     assert torch.equal(nearest < 20, torch.arange(40) < 20) and axes == ("", "")
 
 
+@pytest.mark.parametrize("kind", ["pca", "tsne"])
+def test_collapsed_features_have_a_map(kind: Map) -> None:
+    """All features equal, nearly equal, and equal but for one image."""
+    torch.manual_seed(0)
+    equal = torch.ones(30, 8)
+    for features in (equal, equal + 1e-7 * torch.randn(30, 8), torch.cat([equal, -equal[:1]])):
+        points, _ = project(features, kind)
+        assert points.shape == (len(features), 2) and points.isfinite().all()
+
+
+def test_features_that_are_not_finite_are_told(
+    data: ImageData, network: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = copy.deepcopy(network)
+    broken.stages[0].forward_map[0].weight.fill_(torch.nan)  # type: ignore[index]
+    with caplog.at_level(logging.WARNING):
+        assert Pictures(data, tmp_path, images=20, bank=20).draw(broken, tmp_path, 3) == []
+    assert "epoch 3: features are not finite, so there are no pictures" in caplog.text
+
+
 def test_umap_that_is_not_installed_is_one_line(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"map=umap needs umap-learn: pip install umap-learn"):
@@ -141,8 +162,8 @@ def test_images_without_labels(data: ImageData, network: Network, drawn: list[Fi
     bare = replace(data, val=Split.unlabelled(data.val.images), train=Split.unlabelled(data.train.images), classes=())
     assert len(Pictures(bare, tmp_path, images=20, bank=50).draw(network, tmp_path, 1)) == 3
     assert not any(figure.legends for figure in drawn)
-    few = replace(bare, val=bare.val.subset(2))
-    with pytest.raises(DataError, match="pictures need 3 validation images, and there are 2"):
+    few = replace(bare, val=bare.val.subset(9))
+    with pytest.raises(DataError, match="pictures need 10 validation images, and there are 9"):
         Pictures(few, tmp_path).check(few)
 
 

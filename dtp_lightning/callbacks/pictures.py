@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from dtp_lightning.learners import Learner
 from dtp_lightning.loggers.loggers import ImageLogger
 from dtp_lightning.models import Network, features_of
 
-SMALLEST = 3  # images of a map
+SMALLEST = 10  # images of a map
+
+log = logging.getLogger(__name__)
 
 
 class Pictures(DataCallback):
@@ -68,7 +71,7 @@ class Pictures(DataCallback):
         self.neighbours = min(neighbours, len(self.bank))
 
     def check(self, data: ImageData) -> None:
-        """Require three validation images.
+        """Require ten validation images.
 
         Raises:
             DataError: there are fewer.
@@ -100,12 +103,16 @@ class Pictures(DataCallback):
             epoch: of the titles and of the files' names.
 
         Returns:
-            The PNG files. There are no filters if the first layer is not one on images of 1 or 3 channels.
+            The PNG files. There are no filters if the first layer is not one on images of 1 or 3 channels, and none at
+            all, with a warning, if a feature is not finite.
         """
         features = features_of(network, self.val.images)
+        if not features.isfinite().all():
+            log.warning("epoch %d: features are not finite, so there are no pictures", epoch)
+            return []
         paths = {name: folder / f"{name}_epoch{epoch:04d}.png" for name in ("embedding_map", "filters", "neighbours")}
         points, axes = project(features, self.map)
-        kind = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[self.map]
+        kind = "PCA" if axes[0] else {"tsne": "t-SNE", "umap": "UMAP"}[self.map]
         title = f"{kind} of the features of {len(points):,} validation images, epoch {epoch}"
         plot_map(points, self.val.labels, self.classes, title, axes, paths["embedding_map"])
         index = self._nearest(network)

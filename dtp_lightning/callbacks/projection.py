@@ -31,14 +31,17 @@ def project(features: Tensor, kind: Map) -> tuple[Tensor, tuple[str, str]]:
     """Map features to the plane; the same features always get the same map, and no global generator is used.
 
     Args:
-        features: (N, F), N >= 3.
+        features: (N, F), finite, N >= 10.
         kind: ``pca``: two principal components. ``tsne`` (scikit-learn) and ``umap`` (umap-learn): on 50 of them.
 
     Returns:
-        Points (N, 2); labels of their axes, for PCA with the share of the variance.
+        Points (N, 2); labels of their axes, for PCA with the share of the variance. Features that are all equal have a
+        PCA alone.
     """
     components, shares = principal_components(features, 2 if kind == "pca" else PCA_FIRST)
-    if kind == "pca":
+    spread = components[:, 0].std()
+    if kind == "pca" or spread == 0:  # scikit-learn's t-SNE of equal points ends the process
+        components, shares = components[:, :2], shares[:2]
         x, y = (f"principal component {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares))
         return components, (x, y)
     if kind == "tsne":
@@ -50,7 +53,7 @@ def project(features: Tensor, kind: Map) -> tuple[Tensor, tuple[str, str]]:
         from umap import UMAP
 
         mapper = UMAP(n_neighbors=min(15, len(features) - 1), random_state=SEED, n_jobs=1)
-    points = np.asarray(mapper.fit_transform(components.numpy()))
+    points = np.asarray(mapper.fit_transform((components / spread).numpy()))
     return torch.from_numpy(points), ("", "")
 
 
