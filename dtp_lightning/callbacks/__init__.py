@@ -10,6 +10,7 @@ from dtp_lightning.callbacks.nonfinite import Nonfinite
 from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
 from dtp_lightning.callbacks.online_probe import OnlineProbe
+from dtp_lightning.callbacks.pictures import Pictures
 from dtp_lightning.callbacks.progress import ProgressBar
 from dtp_lightning.callbacks.snapshots import Snapshots
 from dtp_lightning.callbacks.weight_average import WeightAverage
@@ -26,6 +27,7 @@ __all__ = [
     "OnlineDistances",
     "OnlineKNN",
     "OnlineProbe",
+    "Pictures",
     "ProgressBar",
     "Snapshots",
     "WeightAverage",
