@@ -165,7 +165,7 @@ class DifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
-                target = trace.stage.run(target, trace.pool_indices).y
+                target = trace.stage.rerun(target, trace.pool_indices).y
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
@@ -225,8 +225,9 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         if isinstance(g, TransposableFeedback):
             return self._linear(g, trace, e, above.y, i)
         stacked = torch.cat([trace.h, above.y, add_tiled(trace.h, self.noise(trace.h, i))])
-        pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
-        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, pool_indices), e)
+        kept = trace.pool_indices
+        kept = torch.cat([kept] * 3) if isinstance(kept, Tensor) else kept
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, kept), e)
         return loss
 
     def _linear(self, g: TransposableFeedback, trace: StageTrace, e: Tensor, y_x: Tensor, i: int) -> Tensor:
