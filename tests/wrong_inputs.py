@@ -78,12 +78,14 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("smoothing above 1", "loss=cross_entropy loss.label_smoothing=2", "label_smoothing=2: should be less than 1"),
         Wrong("probability above 1", "augment.flip=1.5", "augment.flip=1.5: should be less than or equal to 1"),
         Wrong("range upside down", "augment=simclr augment.scale=[1,0.1]", "scale must be given as [low, high]"),
+        Wrong("a probability for one view", "augment=cifar augment.solarise=[0.1]", "solarise has 1 entries for 2 views"),
         Wrong("half a range", "augment=simclr augment.scale=[1]", "augment.scale=[1]: 1 entries are too few"),
         Wrong("unknown choice", "loss.reduction=average", "must be one of active, mean, sum"),
         Wrong("options that exclude each other", "loss.diagonals=5", "set pairs=cross reduction=sum with it"),
         Wrong("no neighbours", "evaluation=[knn] evaluation.knn.k=0", "evaluation.knn.k=0: should be greater than 0"),
         Wrong("no strengths", "evaluation=[linear] evaluation.linear.strengths=[]", "0 entries are too few"),
         Wrong("one image, no pair", "evaluation=[distances] evaluation.distances.images=1", "greater than or equal to 2"),
+        Wrong("unknown map", "callbacks=[pictures] callbacks.pictures.map=tnse", "must be one of pca, tsne, umap; did you mean 'tsne'?"),
         Wrong("never", "callbacks=[online_knn] callbacks.online_knn.every_n_epochs=0", "should be greater than 0"),
     ],
     "Training": [
@@ -141,6 +143,15 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("size below the poolings", f"{FOLDER}={{images}} dataset.size=3", "images of 3 x 3 pixels are too small"),
         Wrong("two channels", f"{FOLDER}={{images}} dataset.channels=2", "dataset.channels=2: must be one of 1, 3"),
         Wrong("missing files", "dataset=cifar10 dataset.root={nowhere} dataset.download=false", "is missing or damaged in"),
+        Wrong("missing files, digits", "dataset=svhn dataset.root={nowhere} dataset.download=false", "SVHN (train) is missing or damaged in"),
+        Wrong("missing files, no download", "dataset=tiny_imagenet dataset.root={nowhere}", "Tiny ImageNet is missing in"),
+        Wrong("no file", "dataset=npz", "dataset.path has no value: give dataset.path=..."),
+        Wrong("a file that is not there", "dataset=npz dataset.path={nowhere}", "there is no such file; give an .npz or .npy file"),
+        Wrong("a file of another kind", "dataset=npz dataset.path={evil}", "cannot be read (evil/data.pkl in it is no array)"),
+        Wrong("half a file", "dataset=npz dataset.path={half}", "cannot be read (File is not a zip file): save it again"),
+        Wrong("pixels as fractions", "dataset=npz dataset.path={fractions}", "train images are float64: save them as uint8 in 0..255"),
+        Wrong("unknown keys of a file", "dataset=npz dataset.path={unnamed}", "no images to train on among its keys (pictures)"),
+        Wrong("no such folder", "dataset=huggingface dataset.name={nowhere}", "there is no such folder"),
         Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no 'CIFAR11'"),
         Wrong("transfer to nothing", "evaluation=[transfer]", "transfer to which data set? add"),
         Wrong("a probe told other labels", "checkpoint={run} dataset=mnist +dataset.labels=coarse", "dataset.labels is for training: remove it", "evaluate.py"),
@@ -204,12 +215,18 @@ def places(folder: Path) -> dict[str, Path]:
         "damaged": images("damaged", train_a=12, train_b=12),
         "unlabelled": images("unlabelled", pictures=12),
         "one_class": images("one_class", train_a=12),
+        "half": folder / "half.npz",
+        "fractions": folder / "fractions.npz",
+        "unnamed": folder / "unnamed.npz",
         "run": folder / "run",
         "evil": folder / "evil.ckpt",
         "stranger": folder / "stranger.ckpt",
         "read_only": folder / "read_only" if os.geteuid() else Path("/sys/kernel"),  # root may write anywhere else
     }
     (found["damaged"] / "train" / "a" / "0.png").write_text("not an image")
+    np.savez(found["fractions"], images=generator.random((12, 20, 20, 3)), labels=np.arange(12) % 2)
+    np.savez(found["unnamed"], pictures=np.zeros((12, 20, 20, 3), dtype=np.uint8))
+    found["half"].write_bytes(found["unnamed"].read_bytes()[:3000])
     if os.geteuid():
         found["read_only"].mkdir(mode=0o555)
     code, told = attempt(Wrong("", "hydra.run.dir={run}", ""), found)

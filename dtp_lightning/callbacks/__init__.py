@@ -8,6 +8,7 @@ from dtp_lightning.callbacks.last_checkpoint import LastCheckpoint
 from dtp_lightning.callbacks.nonfinite import Nonfinite
 from dtp_lightning.callbacks.online_distances import OnlineDistances
 from dtp_lightning.callbacks.online_knn import OnlineKNN
+from dtp_lightning.callbacks.pictures import Pictures
 from dtp_lightning.callbacks.progress import ProgressBar
 from dtp_lightning.callbacks.snapshots import Snapshots
 from dtp_lightning.callbacks.weight_average import WeightAverage
@@ -21,6 +22,7 @@ __all__ = [
     "Nonfinite",
     "OnlineDistances",
     "OnlineKNN",
+    "Pictures",
     "ProgressBar",
     "Snapshots",
     "WeightAverage",
