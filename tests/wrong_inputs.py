@@ -108,6 +108,7 @@ TABLE: dict[str, list[Wrong]] = {
     ],
     "The network": [
         Wrong("image smaller than the poolings", "model.channels=[4,4,4,4,4,4]", "too small for poolings by [2, 2, 2, 2, 2, 2]"),
+        Wrong("a network larger than the memory", "model.channels=[100000,100000]", "GiB of memory, and this machine has"),
         Wrong("no stages", "model.channels=[]", "model.channels=[]: 0 entries are too few"),
         Wrong("no channels", "model.channels=[0]", "model.channels=[0]: should be greater than 0"),
         Wrong("a word among channels", "model.channels=[8,wide]", "should be a valid integer"),
@@ -151,6 +152,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("another run in the folder", "hydra.run.dir={run} resume=true seed=1", "holds a run with another seed (was 0, now 1)"),
         Wrong("read-only folder", "hydra.run.dir={read_only}/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("a file for a folder", "hydra.run.dir={run}/summary.json/mine", "not a directory; hydra.run.dir=... chooses"),
+        Wrong("a folder that cannot be made", "hydra.run.dir=/proc/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("resume from nowhere", "resume={nowhere}", "no such checkpoint; give a run folder or a .ckpt file"),
         Wrong("resume by a number", "resume=5", "resume=5: should be a valid boolean or should be a valid string"),
         Wrong("checkpoint of another model", "resume={run} model.channels=[4,8]", "is of another learner, model or data set"),

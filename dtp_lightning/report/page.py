@@ -25,6 +25,7 @@ from dtp_lightning.report.cells import (
     duplicate_trainings,
     group_label,
     probes_of,
+    warnings_of,
 )
 from dtp_lightning.report.page_figures import figures
 from dtp_lightning.report.tables import NONE, comparison_table, csv_table, extremes_table, paired_table, pairs
@@ -151,6 +152,7 @@ def warnings(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
         for name, values in keys.items()
     ]
     sentences += [f"{text}; the last one counts." for text in duplicate_trainings(cells)]
+    sentences += [f"{text}." for text in warnings_of(cells)]
     if len({_commit(run) for run in runs}) > 1:
         sentences.append("These runs are of several commits.")
     dirty = sum(_commit(run).endswith("-dirty") for run in runs)
