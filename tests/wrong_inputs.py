@@ -169,12 +169,7 @@ TABLE: dict[str, list[Wrong]] = {
             "nothing is left to evaluate",
             "evaluate.py",
         ),
-        Wrong(
-            "unknown accelerator",
-            "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu",
-            "accelerator=gpuu:",
-            "evaluate.py",
-        ),
+        Wrong("unknown accelerator", "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu", "accelerator=gpuu:", "evaluate.py"),
     ],
 }  # fmt: skip
 CASES = [case for cases in TABLE.values() for case in cases]
@@ -264,10 +259,15 @@ def words_of(case: Wrong, known: Mapping[str, Path]) -> list[str]:
 
 
 def attempt(case: Wrong, known: Mapping[str, Path]) -> tuple[object, str]:
-    """Run a case in this process; its exit code (None: it ended well) and what it wrote to stderr."""
-    with _as_started(words_of(case, known)) as errors:
+    """:func:`started` for a case."""
+    return started(words_of(case, known))
+
+
+def started(words: list[str]) -> tuple[object, str]:
+    """Run a program and its words in this process; its exit code (None: it ended well) and what it wrote to stderr."""
+    with _as_started(words) as errors:
         try:
-            runpy.run_path(str(ROOT / case.program), run_name="__main__")
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
             code: object = None
         except SystemExit as stop:
             code = stop.code

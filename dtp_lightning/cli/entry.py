@@ -203,7 +203,7 @@ def _check_words(words: Sequence[str]) -> None:
             raise SecretError(secret_message(key))
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
     for word in words:
-        if word.startswith("--") and word.partition("=")[0] not in known:
+        if word.startswith("-") and word.partition("=")[0] not in known:
             raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")
 
 

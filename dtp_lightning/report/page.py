@@ -31,6 +31,7 @@ from dtp_lightning.report.page_figures import figures
 from dtp_lightning.report.tables import NONE, comparison_table, csv_table, extremes_table, paired_table, pairs
 from dtp_lightning.runs.reader import config_of
 from dtp_lightning.runs.summary import AXES
+from dtp_lightning.runtime.files import write_atomically
 
 AT_THE_HEAD = 6  # conclusions shown at the head of the page; if there are more, all follow their table
 THUMBNAILS = ("views", "distances")
@@ -141,7 +142,7 @@ def write_page(
     csv_table(cells, runs, split).save_csv(path.with_suffix(".csv"))
     for drawing in drawings:
         drawing.save(path.with_name(f"{path.stem}_figures"))  # NAME may be the folder of the runs
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page, shared=True)  # two sweeps may end in one folder
 
 
 def warnings(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:

@@ -26,7 +26,7 @@ from dtp_lightning.runs.summary import write_failed
 from dtp_lightning.runtime.files import write_atomically
 from dtp_lightning.runtime.memory import shortage_named
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
