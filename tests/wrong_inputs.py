@@ -110,6 +110,7 @@ TABLE: dict[str, list[Wrong]] = {
     ],
     "The network": [
         Wrong("image smaller than the poolings", "model.channels=[4,4,4,4,4,4]", "too small for poolings by [2, 2, 2, 2, 2, 2]"),
+        Wrong("a network larger than the memory", "model.channels=[100000,100000]", "GiB of memory, and this machine has"),
         Wrong("no stages", "model.channels=[]", "model.channels=[]: 0 entries are too few"),
         Wrong("no channels", "model.channels=[0]", "model.channels=[0]: should be greater than 0"),
         Wrong("a word among channels", "model.channels=[8,wide]", "should be a valid integer"),
@@ -162,6 +163,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("another run in the folder", "hydra.run.dir={run} resume=true seed=1", "holds a run with another seed (was 0, now 1)"),
         Wrong("read-only folder", "hydra.run.dir={read_only}/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("a file for a folder", "hydra.run.dir={run}/summary.json/mine", "not a directory; hydra.run.dir=... chooses"),
+        Wrong("a folder that cannot be made", "hydra.run.dir=/proc/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("resume from nowhere", "resume={nowhere}", "no such checkpoint; give a run folder or a .ckpt file"),
         Wrong("resume by a number", "resume=5", "resume=5: should be a valid boolean or should be a valid string"),
         Wrong("checkpoint of another model", "resume={run} model.channels=[4,8]", "is of another learner, model or data set"),
@@ -178,12 +180,7 @@ TABLE: dict[str, list[Wrong]] = {
             "nothing is left to evaluate",
             "evaluate.py",
         ),
-        Wrong(
-            "unknown accelerator",
-            "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu",
-            "accelerator=gpuu:",
-            "evaluate.py",
-        ),
+        Wrong("unknown accelerator", "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu", "accelerator=gpuu:", "evaluate.py"),
     ],
 }  # fmt: skip
 CASES = [case for cases in TABLE.values() for case in cases]
@@ -279,10 +276,15 @@ def words_of(case: Wrong, known: Mapping[str, Path]) -> list[str]:
 
 
 def attempt(case: Wrong, known: Mapping[str, Path]) -> tuple[object, str]:
-    """Run a case in this process; its exit code (None: it ended well) and what it wrote to stderr."""
-    with _as_started(words_of(case, known)) as errors:
+    """:func:`started` for a case."""
+    return started(words_of(case, known))
+
+
+def started(words: list[str]) -> tuple[object, str]:
+    """Run a program and its words in this process; its exit code (None: it ended well) and what it wrote to stderr."""
+    with _as_started(words) as errors:
         try:
-            runpy.run_path(str(ROOT / case.program), run_name="__main__")
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
             code: object = None
         except SystemExit as stop:
             code = stop.code

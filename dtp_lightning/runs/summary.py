@@ -106,6 +106,7 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
         )
     if "weights" in summary:
         lines.append(f"evaluated weights {summary['weights']}")
+    lines += [f"warning: {warning}" for warning in summary.get("warnings", ())]
     lines.append(f"run folder {folder}")
     rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])
