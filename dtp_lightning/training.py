@@ -86,9 +86,9 @@ def fit(
         cost,
         Nonfinite(config.on_nonfinite),
         *([] if supervised else [Collapse()]),
-        LastCheckpoint(folder, config.save_every_n_steps),
     ]
-    trainer = _trainer(config.lightning_trainer, folder, loggers, [*always, *callbacks.values()])
+    last = LastCheckpoint(folder, config.save_every_n_steps)  # holds what the others, the best checkpoint's too, know
+    trainer = _trainer(config.lightning_trainer, folder, loggers, [*always, *callbacks.values(), last])
     if trainer.world_size > 1 and config.save_every_n_steps:
         raise ConfigError("trainer.save_every_n_steps: several devices save at epoch ends only; remove it")
     batches = ImageDataModule(

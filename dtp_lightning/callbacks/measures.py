@@ -61,7 +61,7 @@ def _backprop(
     learner: Learner, views: Tensor, labels: Tensor | None, parameters: list[nn.Parameter]
 ) -> Mapping[nn.Parameter, Tensor]:
     """Gradients of the objective with respect to these parameters, by backprop; ``grad`` is unchanged."""
-    loss = learner.objective(learner.model(views.flatten(0, 1)), len(views), labels)
+    loss, _ = learner.evaluate(views, labels)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {p: g for p, g in zip(parameters, gradients, strict=True) if g is not None}
 
