@@ -9,6 +9,7 @@ vector-Jacobian product of delta_i, computed inside a graph that ends at the sta
     dfa   delta_i = Q_i dL/dz                                          (random, or learned: ddtp_linear)
     dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)
     gll   delta_i = dL_i/dh_i, L_i the objective at a head of stage i  (no feedback at all)
+    scff  delta_i = dL_i/dh_i, L_i of the activity of stage i alone    (no objective either)
 """
 
 from __future__ import annotations
@@ -151,9 +152,7 @@ class Learner(nn.Module, ABC):
         """
         if self.schedule:
             self.schedule.begin(self.optimizers)
-        traces = self.trace(views.flatten(0, 1))
-        loss, top = self.compute_head_gradients(traces, len(views), labels)
-        metrics = self.compute_gradients(traces, top, measure=measure)
+        loss, metrics = self.learn(views, labels, measure=measure)
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
@@ -161,6 +160,18 @@ class Learner(nn.Module, ABC):
             self.schedule.before_update(self.forward_optimizer)
         self.apply_update(update or self.forward_optimizer.step)
         return {"loss": loss, **metrics}
+
+    def learn(self, views: Tensor, labels: Tensor | None, *, measure: bool) -> tuple[Tensor, Metrics]:
+        """Write the gradients of all forward weights that this batch teaches; the loss, detached, and scalars to log.
+
+        Rules that need nothing from above override it, to let go of a stage's graph before the next one is made.
+
+        Args:
+            views, labels, measure: see :meth:`step`.
+        """
+        traces = self.trace(views.flatten(0, 1))
+        loss, top = self.compute_head_gradients(traces, len(views), labels)
+        return loss, self.compute_gradients(traces, top, measure=measure)
 
     def apply_update(self, update: Callable[[], object]) -> None:
         """Move the forward weights, by ``update``; where rules change what follows from their change."""
