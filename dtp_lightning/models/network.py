@@ -124,8 +124,8 @@ def conv_net(
         ValueError: see :func:`conv_stage`.
     """
     count = len(channels)
-    strides, pools = _each("stride", stride, count), _each("pool", pool, count)
-    activations = _each("activation", activation, count)
+    strides, pools = each_stage("stride", stride, count), each_stage("pool", pool, count)
+    activations = each_stage("activation", activation, count)
     height, width = images.height, images.width
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
@@ -145,13 +145,13 @@ def conv_net(
     head = [nn.Flatten(), nn.Linear(features, embedding_dim, bias=bias), activation_named(head_activation)()]
     if classes is not None:
         head = [nn.Flatten(), nn.Linear(features, classes)]
-    shapes = _shapes(stages, images)
+    shapes = shapes_of(stages, images)
     network = Network(stages, nn.Sequential(*head), mean=images.mean, std=images.std, shapes=shapes)
     return network.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def _shapes(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
+def shapes_of(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
     """(C, H, W) of h_1, ..., h_L, from a forward pass of one image."""
     h = torch.zeros(1, images.channels, images.height, images.width)
     shapes = []
@@ -161,7 +161,7 @@ def _shapes(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]
     return shapes
 
 
-def _each(name: str, value: Any, stages: int) -> list[Any]:
+def each_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value a stage."""
     if isinstance(value, int | str):
         return [value] * stages
