@@ -119,9 +119,7 @@ def test_the_picture_is_what_its_script_draws() -> None:
 
 
 def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "mkdocstrings_handlers.python", reason="mkdocs is not installed: make docs installs it"
-    )
+    pytest.importorskip("mkdocstrings_handlers.python", reason="mkdocs is not installed: make docs installs it")
     site = tmp_path / "site"
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
