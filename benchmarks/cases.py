@@ -82,7 +82,7 @@ class Case:
 
 def case(name: str, learner: str, images: ImageSpec, overrides: list[str], bf16: bool = False) -> Case:
     """A rule's whole step: views, learning, nothing logged."""
-    augment = build(settings(*overrides)["augment"], images=images)
+    augment = build(settings(f"learner={learner}", *overrides)["augment"], images=images)
     rule = learner_of(learner, images, overrides)
     if hasattr(rule, "skip_first_phase"):  # older commits have none
         rule.skip_first_phase()

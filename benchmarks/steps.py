@@ -58,6 +58,7 @@ CASES: dict[str, Callable[..., Case]] = {
     "dtp_mirror": lambda name, images, words: case(name, "dtp_mirror", images, words),
     "ldrl, strided": lambda name, images, words: case(name, "ldrl", images, [*words, "model.feedback=strided"]),
     "ldrl": lambda name, images, words: case(name, "ldrl", images, words),
+    "ldrl, noise_patterns=50": lambda name, images, words: case(name, "ldrl", images, [*words, SHARED]),
     "ldrl, steps=5": lambda name, images, words: case(name, "ldrl", images, [*words, "learner.feedback.steps=5"]),
     "ldrl, steps=5, noise_patterns=50": lambda name, images, words: case(
         name, "ldrl", images, [*words, "learner.feedback.steps=5", SHARED]

@@ -104,7 +104,7 @@ class PretrainModule(pl.LightningModule):
             self._log(metrics)
 
     def _log(self, metrics: Metrics) -> None:
-        """To the loggers directly: ``self.log`` would go on logging what later batches of the epoch no longer measure."""
+        """To the loggers directly: ``self.log`` would repeat what later batches no longer measure."""
         row: dict[str, float] = {f"train/{name}": float(value) for name, value in metrics.items()}
         for logger in self.loggers:
             logger.log_metrics({**row, "epoch": self.current_epoch}, step=self._step)

@@ -248,8 +248,9 @@ def test_macs_of_the_thesis_network(name: str, expected: int) -> None:
     g2 = g3 = g4 = f/4 by their stride, G their sum.
 
     bp: forward F, weights F, inputs F - f1. dtp: forward F, weights F, the head's input f5, targets f2 + f3 + f4 (one
-    pass each, at the size before pooling). dtp_autoencoder: forward F, weights F, the head's input f5, targets 2 G (g of h and
-    of t apart), feedback training f2 + f3 + f4 (noisy forward) + G (reconstruction) + G (its weights' gradient).
+    pass each, at the size before pooling). dtp_autoencoder: forward F, weights F, the head's input f5, targets 2 G
+    (g of h and of t apart), feedback training f2 + f3 + f4 (noisy forward) + G (reconstruction) + G (its weights'
+    gradient).
     """
     f, f5 = 4_718_592, 65_536
     total = 884_736 + 3 * f + f5

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.learners.noise import add_tiled, tiled
+from dtp_lightning.models.stage import Stage
+from dtp_lightning.models.transposable import TransposableFeedback
 
 
 class MeanSquare(torch.autograd.Function):
@@ -64,6 +69,28 @@ class LocalDifference(torch.autograd.Function):
         torch.mul(e.expand_as(g_x_noisy), -scale, out=g_x_noisy)
         torch.add(g_y_noisy, g_x_noisy, out=g_y).neg_()
         return gradients, None
+
+
+class LinearLocalDifference(torch.autograd.Function):
+    """The same of a map that is linear in its weights, g(u) = B a(u): D_x = B a_x, D_y = B a_y; its gradient for B.
+
+    <e, B a_x> needs no feedback pass: its gradient is the correlation C of e and a_x, its value <B, C>. Images that
+    share a row of e share one correlation, with the sum of their a_x. Of seven passes of a stage four are left, of
+    which two are done for the rows of e only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, g: TransposableFeedback, e: Tensor, a_x: Tensor, a_y: Tensor) -> Tensor:
+        d_y = g.transpose(a_y, (e.shape[-2], e.shape[-1]))
+        correlation = g.weight_gradient(e, a_x)
+        ctx.save_for_backward((g.weight_gradient(d_y, a_y) - correlation).mul_(2 / len(a_y)))
+        return (torch.linalg.vector_norm(d_y, dtype=weight.dtype) ** 2 - 2 * (weight * correlation).sum()) / len(a_y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (at_weight,) = ctx.saved_tensors
+        return at_weight * gradient, None, None, None, None
 
 
 def _product(e: Tensor, x: Tensor) -> Tensor:
@@ -146,6 +173,7 @@ class DifferenceReconstruction(FeedbackTraining):
         return squares(reconstructed, noisy) / self.sigma(i) ** 2
 
 
+@dataclass(eq=False)
 class LocalDifferenceReconstruction(FeedbackTraining):
     """g_i learns the transpose of f_i's Jacobian from noise at both its ends (Ernoult et al. 2022, L-DRL).
 
@@ -155,6 +183,11 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation. A map that can be J_f^T reaches it
     (:class:`~dtp_lightning.models.transposable.TransposableFeedback`); max-pooling stays where the clean x put it.
+
+    Args:
+        output_noise: ``sampled`` draws n; ``expected`` takes the mean of ||D_y||^2 over n in closed form, to the lowest
+            order in sigma: sigma^2 times the sum over units of phi'(y)^2 ||B's column of that unit||^2. No pass of g is
+            left, and every synapse decays by its own neuron's slope. For transposable maps without average pooling.
 
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
@@ -170,14 +203,52 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     divides_by_noise = True
 
+    output_noise: Literal["sampled", "expected"] = field(default="sampled", kw_only=True)
+
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """A group for each feedback map."""
+        if self.output_noise == "expected" and not all(_has_columns(stage) for stage in stages[1:]):
+            raise ConfigError(
+                "learner.feedback.output_noise=expected is known of transposable maps without average pooling: "
+                "use learner.top=stage model.feedback=transposable model.pooling=max, or output_noise=sampled"
+            )
+        return super().optimizer_for(stages)
+
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
-        """R_i, all three feedback passes in one call."""
+        """R_i."""
         trace = traces[i - 1]
-        x, y = trace.x.detach(), trace.h
         e, above = self.perturb(trace, i)
-        stacked = torch.cat([y, above.y, add_tiled(y, self.noise(y, i))])
+        if len(trace.x) % len(e):
+            e = tiled(e, len(trace.x))
+        g = trace.stage.feedback_map
+        if isinstance(g, TransposableFeedback):
+            return self._linear(g, trace, e, above.y, i)
+        stacked = torch.cat([trace.h, above.y, add_tiled(trace.h, self.noise(trace.h, i))])
         pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
-        if len(x) % len(e):
-            e = tiled(e, len(x))
-        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, x, pool_indices), e)
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, pool_indices), e)
         return loss
+
+    def _linear(self, g: TransposableFeedback, trace: StageTrace, e: Tensor, y_x: Tensor, i: int) -> Tensor:
+        """R_i of a map that is linear in its weights; y_x = f(x + e)."""
+        y, size, s = trace.h, (e.shape[-2], e.shape[-1]), trace.pool_indices
+        with torch.no_grad():
+            at_rest = g.phi.value(y)
+            a_x = g.presynaptic(g.phi.value(y_x) - at_rest, size, s).unflatten(0, (-1, len(e))).sum(0)
+            if self.output_noise == "sampled":
+                a_y = g.presynaptic(g.phi.value(add_tiled(y, self.noise(y, i))) - at_rest, size, s)
+            else:
+                squares_of_slopes = g.phi.along(y, torch.ones_like(y)).square()
+                reach = g.squared_reach(g.presynaptic(squares_of_slopes, size, s), size)
+                correlation = g.weight_gradient(e, a_x)
+        if self.output_noise == "sampled":
+            loss: Tensor = LinearLocalDifference.apply(g.weight, g, e, a_x, a_y)
+        else:
+            loss = (g.weight * (g.weight * reach * self.sigma(i) ** 2 - 2 * correlation)).sum() / len(y)
+        return loss
+
+
+def _has_columns(stage: Stage) -> bool:
+    """Whether every unit of the stage has one place in what B acts on, so that its column of J_g is one of B's."""
+    return isinstance(stage.feedback_map, TransposableFeedback) and not any(
+        isinstance(layer, nn.AvgPool2d) for layer in stage.layers()
+    )

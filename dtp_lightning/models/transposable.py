@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_lightning.models.convolution import autocast, weight_gradient
 from dtp_lightning.models.feedback_maps import UnpoolFeedback
 
 _SLOPE = 0.01  # of torch.nn.LeakyReLU() below zero
@@ -181,8 +182,34 @@ class TransposableFeedback(UnpoolFeedback):
         """
         return self._transpose(self.phi.difference(h, e), size, pool_indices)
 
+    def presynaptic(self, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+        """unpool_s(v), what B acts on: (N, C, H', W') -> (N, C, *that of the forward convolution's output)."""
+        return self._spread(v, size, pool_indices)
+
+    def transpose(self, a: Tensor, size: tuple[int, int]) -> Tensor:
+        """B a: of the shape of :meth:`presynaptic`'s result -> (N, C_below, *size)."""
+        return self._convolve(a, size, None)
+
+    def weight_gradient(self, below: Tensor, a: Tensor) -> Tensor:
+        """Gradient of <below, B a> in B, of its shape: the summed products of both ends' activities."""
+        (below_cast, a_cast), padding = autocast(below, a), [side // 2 for side in self.kernel_size]
+        return weight_gradient(below_cast, a_cast, self.weight, self.stride, padding).to(self.weight.dtype)
+
+    def squared_reach(self, a: Tensor, size: tuple[int, int]) -> Tensor:
+        """M with <B^2, M> = sum over units of a ||B's part of that unit inside the image||^2.
+
+        Args:
+            a: of the shape of :meth:`presynaptic`'s result.
+            size: see :meth:`transpose`.
+
+        Returns:
+            (C, 1, *kernel).
+        """
+        inside, padding = a.new_ones(1, 1, *size), [side // 2 for side in self.kernel_size]
+        return weight_gradient(inside, a.sum(0, keepdim=True), self.weight[:, :1], self.stride, padding)
+
     def _transpose(self, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
-        return self._convolve(self._spread(v, size, pool_indices), size, None)
+        return self.transpose(self.presynaptic(v, size, pool_indices), size)
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Exactly the forward convolution's, also where the stride is larger than the kernel needs."""
