@@ -87,10 +87,11 @@ same-numbers: $(VENV)/.installed ## does the code compute what a commit computed
 bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
 	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff and mypy
+lint: $(VENV)/.installed-lint ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell *.md docs examples dtp_lightning conf sweeps tests benchmarks
 
 format: $(VENV)/.installed-lint ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

@@ -96,7 +96,12 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
     assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
     source = "\n".join("".join(cell["source"]) for cell in code)
-    for long, short in (("STEPS = 150 ", "STEPS = 2 "), ("EVERY = 15 ", "EVERY = 1 "), ("EPOCHS = 3 ", "EPOCHS = 1 ")):
+    for long, short in (
+        ("STEPS = 150 ", "STEPS = 2 "),
+        ("EVERY = 15 ", "EVERY = 1 "),
+        ("EPOCHS = 3 ", "EPOCHS = 1 "),
+        ('"callbacks=[]"', '"callbacks=[]", "model.channels=[4,8]", "trainer.limit_train_batches=2"'),
+    ):
         assert long in source
         source = source.replace(long, short)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -106,7 +111,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     exec(compile(ast.parse(source), "first_steps.ipynb", "exec"), scope)
     top = [angles[-1] for _, angles, _ in scope["runs"]["dtp"][1]]
     assert max(top) < 0.1, "the target of the top stage is a step along the gradient"
-    assert tuple(scope["features"].shape) == (1000, 256)
+    assert tuple(scope["features"].shape) == (1000, 8 * 7 * 7)
 
 
 def test_the_picture_is_what_its_script_draws() -> None:
@@ -141,3 +146,11 @@ def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert any("compute_gradients" in entry["text"] for entry in index["docs"])
     assert (site / "search" / "search_index.js").exists(), "search works where pages are opened from disk"
+
+
+@pytest.mark.parametrize(("words", "size"), [((), "about 6 GB"), (("CPU=1",), "below 2 GB")])
+def test_make_says_what_it_installs(words: tuple[str, ...], size: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-n", "train", f"VENV={tmp_path}", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and size in done.stdout and "--quiet" not in done.stdout

@@ -81,7 +81,7 @@ def _comments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _path(match: re.Match[str], parents: list[tuple[int, str]]) -> str:
-    """The dotted key of a line; ``parents`` are the sections around it, with their indents, and are brought up to it."""
+    """The dotted key of a line. ``parents``, the indents and names of the sections around it, are brought up to it."""
     indent = len(match["indent"])
     while parents and parents[-1][0] >= indent:
         parents.pop()
