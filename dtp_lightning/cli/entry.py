@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from dtp_lightning.runtime.signals import Interrupted, guard
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
 NAME_A_RUN = ("resume", "checkpoint")  # keys whose value may be a run
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -218,13 +219,15 @@ def _check_words(words: Sequence[str]) -> None:
             raise SecretError(secret_message(key))
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
     for word in words:
-        if word.startswith("--") and word.partition("=")[0] not in known:
+        if word.startswith("-") and word.partition("=")[0] not in known:
             raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")
 
 
 def _forbidden(error: OSError) -> str | None:
-    """One line for a folder that may not be written or read; None for any other error of the system's."""
-    if error.errno not in FORBIDDEN or error.filename is None:
+    """One line for a folder that may not be written or read, or made; None for any other error of the system's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    making = frames[-1].name in ("mkdir", "makedirs") if frames else False  # in /proc "no such file" says so
+    if error.filename is None or error.errno is None or not (making or error.errno in FORBIDDEN):
         return None
     return f"{error.filename}: {os.strerror(error.errno).lower()}; hydra.run.dir=... chooses where a run is written"
 

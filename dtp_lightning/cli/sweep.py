@@ -59,7 +59,7 @@ class SweepProgress(Callback):
         # a parallel launcher calls a copy of this object in another process: there only the folders know the count
         # (too many, where another sweep works in this folder)
         self.done = max(self.done + 1, min(self.total, ended(self.folder) - self.before))
-        took = time.time() - self.began
+        took = max(0.0, time.time() - self.began)  # the clock may have been set back
         name = config.hydra.job.override_dirname or "defaults"
         word = "done" if job_return.status is JobStatus.COMPLETED else "FAILED"
         left = f", about {clock(took / self.done * (self.total - self.done))} left" if self.total > self.done else ""

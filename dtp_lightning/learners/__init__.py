@@ -7,15 +7,20 @@ from dtp_lightning.learners.feedback import Feedback, FeedbackTraining, FixedFee
 from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
 from dtp_lightning.learners.kolen_pollack import KolenPollackFeedback, WeightMirrorFeedback
 from dtp_lightning.learners.layerwise import LayerwiseLearning
+from dtp_lightning.learners.optimizers import LARS, SGD, AdamW
 from dtp_lightning.learners.reconstruction import (
     AutoencoderFeedback,
     DifferenceReconstruction,
     LocalDifferenceReconstruction,
 )
 from dtp_lightning.learners.schedule import Course, Schedule
+from dtp_lightning.learners.target_network import TargetNetwork
 from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
 __all__ = [
+    "LARS",
+    "SGD",
+    "AdamW",
     "AutoencoderFeedback",
     "Backprop",
     "Course",
@@ -32,6 +37,7 @@ __all__ = [
     "LocalDifferenceReconstruction",
     "Schedule",
     "StageTrace",
+    "TargetNetwork",
     "TargetPropagation",
     "WeightMirrorFeedback",
     "difference_error",

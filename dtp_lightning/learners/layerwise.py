@@ -70,6 +70,7 @@ class LayerwiseLearning(Learner):
             group = {"name": f"head{i}", "params": [*head.parameters(), *head_loss.parameters()]}
             self.forward_optimizer.add_param_group(group)
         self.active: list[int] = []
+        self.give_target_network([*self.heads, model.head])
 
     def trace(self, images: Tensor) -> list[StageTrace]:
         """Stages 1..i, where i is the last one that learns from this batch; only those that learn have a graph."""
@@ -113,11 +114,13 @@ class LayerwiseLearning(Learner):
         """Gradients of each active stage's head; the sum of their losses, and dL/dh of all of them, flat."""
         self.forward_optimizer.zero_grad(set_to_none=True)
         total, errors = torch.zeros((), device=traces[0].x.device), []
+        targets = self.target_network(traces[0].x, last=self.active[-1]) if self.target_network else None
         for i in self.active:
             last = i == len(self.model.stages) - 1
             head, loss = (self.model.head, self.loss) if last else (self.heads[i], self.losses[i])
             h = traces[i].h.requires_grad_(True)
-            value = self.objective(head(h), views, labels, cast(Objective, loss))
+            told = targets[i] if targets else None
+            value = self.objective(head(h), views, labels, cast(Objective, loss), told)
             errors.append(self.write_gradients(value, [*head.parameters(), *loss.parameters()], h).flatten())
             total = total + value.detach()
         return total, torch.cat(errors)
