@@ -14,7 +14,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from conftest import ROOT, composed
+from conftest import ROOT, composed, options
 
 from dtp_lightning.cli.main import VERBS
 from dtp_lightning.cli.sweeps import known
@@ -54,6 +54,15 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 def test_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("group", sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()))
+def test_every_option_is_told(group: str) -> None:
+    """docs/start/choosing.md names the options of every group, and the page of the losses each loss."""
+    pages = [ROOT / "docs" / "start" / "choosing.md", *([ROOT / "docs/losses/README.md"] if group == "loss" else [])]
+    for page in pages:
+        told = set(re.findall(r"[\w/]+", " ".join(re.findall(r"`([^`]+)`", page.read_text(encoding="utf-8")))))
+        assert not set(options(group)) - told, page.name
 
 
 def commands() -> list[str]:
