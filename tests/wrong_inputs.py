@@ -50,6 +50,10 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("misspelt key, added", "+learner.target_stp=2", "did you mean 'learner.target_step'?"),
         Wrong("key of another option", "learner=bp learner.feedback.noise_std=1", "unknown key 'learner.feedback"),
         Wrong("an option of other programs", "--epochs 5", "no such option; settings are written key=value"),
+        Wrong("an argument that is not listed", "learner.forward_optimizer.weight_decay=1e-4", "torch.optim.Adam takes it: write +learner"),
+        Wrong("the same, misspelt", "learner.forward_optimizer.weight_deca=1e-4", "did you mean '+learner.forward_optimizer.weight_decay'?"),
+        Wrong("unknown configuration", "--config-name nope", "--config-name nope: no such configuration; there is: evaluate, train"),
+        Wrong("a value twice", "hydra.mode=MULTIRUN seed=0,0", "seed=0,0: 0 is there twice; each value makes a run of its own"),
         Wrong("two equal signs", "learner==bp", "learner==bp: not understood; write key=value"),
         Wrong("a list left open", "model.channels=[4,8", "not understood; write key=value, a list as key=[a,b]"),
         Wrong("no value at all", "seed", "seed: not understood; write key=value"),
@@ -83,6 +87,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("unknown choice", "loss.reduction=average", "must be one of active, mean, sum"),
         Wrong("options that exclude each other", "loss.diagonals=5", "set pairs=cross reduction=sum with it"),
         Wrong("no neighbours", "evaluation=[knn] evaluation.knn.k=0", "evaluation.knn.k=0: should be greater than 0"),
+        Wrong("more neighbours than images", "evaluation=[knn] evaluation.knn.k=100000", "k=100000 is larger than the 3000 training images; lower evaluation.knn.k"),
         Wrong("no strengths", "evaluation=[linear] evaluation.linear.strengths=[]", "0 entries are too few"),
         Wrong("one image, no pair", "evaluation=[distances] evaluation.distances.images=1", "greater than or equal to 2"),
         Wrong("unknown map", "callbacks=[pictures] callbacks.pictures.map=tnse", "must be one of pca, tsne, umap; did you mean 'tsne'?"),
@@ -300,6 +305,7 @@ def page(folder: Path) -> Iterator[str]:
         yield f"\n## {title}\n\n| | `python ...` | answer |\n|---|---|---|"
         for case in cases:
             told = attempt(case, known)[1].splitlines()[-1].removeprefix("error: ")
+            told = told.replace("_target_", "`_target_`")  # no emphasis
             told = re.sub(r"(?<=Available names are: ).*", "...", told)  # a set, in any order
             line = f"{case.program} {case.line}"
             for name, path in sorted(known.items(), key=lambda item: -len(str(item[1]))):
