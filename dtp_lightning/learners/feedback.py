@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
+from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import add_tiled, normal_like
+from dtp_lightning.learners.optimizers import named_groups
 from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives

@@ -188,6 +188,7 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         output_noise: ``sampled`` draws n; ``expected`` takes the mean of ||D_y||^2 over n in closed form, to the lowest
             order in sigma: sigma^2 times the sum over units of phi'(y)^2 ||B's column of that unit||^2. No pass of g is
             left, and every synapse decays by its own neuron's slope. For transposable maps without average pooling.
+            ``auto``: ``expected`` where it is known, else ``sampled``.
 
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
@@ -203,7 +204,7 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     divides_by_noise = True
 
-    output_noise: Literal["sampled", "expected"] = field(default="sampled", kw_only=True)
+    output_noise: Literal["auto", "sampled", "expected"] = field(default="auto", kw_only=True)
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
         """A group for each feedback map."""
@@ -235,13 +236,13 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             at_rest = g.phi.value(y)
             a_x = g.presynaptic(g.phi.value(y_x) - at_rest, size, s).unflatten(0, (-1, len(e))).sum(0)
-            if self.output_noise == "sampled":
+            if sampled := self.output_noise == "sampled" or not _has_columns(trace.stage):
                 a_y = g.presynaptic(g.phi.value(add_tiled(y, self.noise(y, i))) - at_rest, size, s)
             else:
                 squares_of_slopes = g.phi.along(y, torch.ones_like(y)).square()
                 reach = g.squared_reach(g.presynaptic(squares_of_slopes, size, s), size)
                 correlation = g.weight_gradient(e, a_x)
-        if self.output_noise == "sampled":
+        if sampled:
             loss: Tensor = LinearLocalDifference.apply(g.weight, g, e, a_x, a_y)
         else:
             loss = (g.weight * (g.weight * reach * self.sigma(i) ** 2 - 2 * correlation)).sum() / len(y)
