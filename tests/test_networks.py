@@ -16,7 +16,7 @@ from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.export.encoder import BUILDERS, Architecture, Encoder, Input
-from dtp_lightning.learners import FeedbackAlignment
+from dtp_lightning.learners import FeedbackAlignment, KolenPollackFeedback, TargetPropagation
 from dtp_lightning.losses import ContrastiveHinge
 from dtp_lightning.models import BlockTranspose, Network, Stage, features_of, freeze, resnet, torchvision_net
 from dtp_lightning.runs.checkpoint import Checkpoint
@@ -138,6 +138,11 @@ def test_rules_refuse_what_they_cannot_serve_in_one_line() -> None:
     kolen_pollack = checked(composed("learner=dtp")[0]).learner
     with pytest.raises(ConfigError, match=r"model\.feedback=transposable"):
         build(kolen_pollack, model=decoder, loss=ContrastiveHinge())
+    grouped = torchvision_net(TINY, name="mobilenet_v2")
+    with pytest.raises(ConfigError, match="noise teaches no grouped or dilated convolution"):
+        build(kolen_pollack, model=grouped, loss=ContrastiveHinge())
+    learner = TargetPropagation(grouped, ContrastiveHinge(), sgd, KolenPollackFeedback())
+    assert all(torch.isfinite(value) for value in learner.step(torch.rand(2, 3, 3, 16, 16)).values())
 
 
 def test_timm_is_asked_for_or_cut_alike() -> None:

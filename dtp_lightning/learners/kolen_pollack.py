@@ -107,8 +107,17 @@ class WeightMirrorFeedback(FeedbackTraining):
     divides_by_noise = True
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
-        """A group for each feedback weight."""
-        synapse_pairs(stages)
+        """A group for each feedback weight.
+
+        Raises:
+            ConfigError: a convolution is grouped or dilated.
+        """
+        for layer, _ in synapse_pairs(stages):
+            if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or max(layer.dilation) > 1):
+                raise ConfigError(
+                    "noise teaches no grouped or dilated convolution, which this network has: "
+                    "use learner=dtp learner.feedback.batches=0 learner.feedback.first=null"
+                )
         return super().optimizer_for(stages)
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
@@ -131,8 +140,6 @@ class WeightMirrorFeedback(FeedbackTraining):
             answered = F.linear(e, conv.weight).flatten(0, -2)
             return answered.T @ e.flatten(0, -2) / (len(answered) * self.sigma(i) ** 2)
         stride, padding = conv.stride, conv.padding
-        if conv.groups > 1 or max(conv.dilation) > 1:
-            raise ConfigError("noise teaches no grouped or dilated convolution: take another feedback training")
         assert not isinstance(padding, str), "such a layer has no feedback weights"
         response = conv._conv_forward(e, conv.weight, None)
         ones = conv.weight.new_ones(())
