@@ -9,6 +9,7 @@ vector-Jacobian product of delta_i, computed inside a graph that ends at the sta
     dfa   delta_i = Q_i dL/dz                                          (random, or learned: ddtp_linear)
     dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)
     gll   delta_i = dL_i/dh_i, L_i the objective at a head of stage i  (no feedback at all)
+    scff  delta_i = dL_i/dh_i, L_i of the activity of stage i alone    (no objective either)
 """
 
 from __future__ import annotations
@@ -87,13 +88,13 @@ class Learner(nn.Module, ABC):
         self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
         self.schedule: Schedule | None = None
         self.target_network: TargetNetwork | None = None
-        self.give_target_network([self.model.head])
+        self.give_target_network([self.model.head], [len(model.stages) - 1])
         self.epoch = 0
 
-    def give_target_network(self, heads: Sequence[nn.Module]) -> None:
-        """A target network with copies of these heads of the last stages, if the objective needs one."""
+    def give_target_network(self, heads: Sequence[nn.Module], on: Sequence[int]) -> None:
+        """A target network with copies of these heads on these stages, counted from 0, if the objective needs one."""
         if self.loss.target_momentum is not None:
-            self.target_network = TargetNetwork(self.model.stages, heads, self.loss.target_momentum)
+            self.target_network = TargetNetwork(self.model.stages, heads, on, self.loss.target_momentum)
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -173,11 +174,7 @@ class Learner(nn.Module, ABC):
         """
         if self.schedule:
             self.schedule.begin(self.optimizers)
-        traces = self.trace(views.flatten(0, 1))
-        if observe:
-            observe(traces)
-        loss, top = self.compute_head_gradients(traces, len(views), labels)
-        metrics = self.compute_gradients(traces, top, measure=measure)
+        loss, metrics = self.learn(views, labels, measure=measure, observe=observe)
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
@@ -187,6 +184,23 @@ class Learner(nn.Module, ABC):
         if self.target_network:
             self.target_network.follow()
         return {"loss": loss, **metrics}
+
+    def learn(
+        self, views: Tensor, labels: Tensor | None, *, measure: bool,
+        observe: Callable[[list[StageTrace]], object] | None = None,
+    ) -> tuple[Tensor, Metrics]:  # fmt: skip
+        """Write the gradients of all forward weights that this batch teaches; the loss, detached, and scalars to log.
+
+        Rules that need nothing from above override it, to let go of a stage's graph before the next one is made.
+
+        Args:
+            views, labels, measure, observe: see :meth:`step`.
+        """
+        traces = self.trace(views.flatten(0, 1))
+        if observe:
+            observe(traces)
+        loss, top = self.compute_head_gradients(traces, len(views), labels)
+        return loss, self.compute_gradients(traces, top, measure=measure)
 
     def apply_update(self, update: Callable[[], object]) -> None:
         """Move the forward weights, by ``update``; where rules change what follows from their change."""

@@ -22,13 +22,14 @@ class TargetNetwork(nn.Module):
 
     Args:
         stages: 1..L of the network, in order. Feedback maps are not copied.
-        heads: of the last ``len(heads)`` stages, in order: the network's own, or one for each stage.
+        heads: in order: the network's own, or one for each stage or block of stages.
+        on: the stage under each head, counted from 0.
         momentum: course of tau.
 
     >>> from dtp_lightning.data import ImageSpec
     >>> from dtp_lightning.models import conv_net
     >>> network = conv_net(ImageSpec(1, 8, 8, mirror_safe=False), channels=[2, 3], embedding_dim=4)
-    >>> target = TargetNetwork(network.stages, [network.head], TargetMomentum(0.75))
+    >>> target = TargetNetwork(network.stages, [network.head], [1], TargetMomentum(0.75))
     >>> before = network.head[1].weight.detach().clone()
     >>> with torch.no_grad():
     ...     _ = network.head[1].weight.add_(1)
@@ -37,7 +38,9 @@ class TargetNetwork(nn.Module):
     True
     """
 
-    def __init__(self, stages: Sequence[Stage], heads: Sequence[nn.Module], momentum: TargetMomentum) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], heads: Sequence[nn.Module], on: Sequence[int], momentum: TargetMomentum
+    ) -> None:
         super().__init__()
         own = [_without_feedback(stage) for stage in stages]
         self.stages = nn.ModuleList(own)
@@ -46,6 +49,7 @@ class TargetNetwork(nn.Module):
         # what is followed belongs to the learner: in tuples, modules are not registered
         self._followed = (nn.ModuleList([*(stage.forward_map for stage in stages), *heads]),)
         self._following = (nn.ModuleList([*(stage.forward_map for stage in own), *self.heads]),)
+        self.on = list(on)
         self.momentum = momentum
         self.batch = 0
         self.batches: int | None = None
@@ -66,12 +70,12 @@ class TargetNetwork(nn.Module):
             h0: see :meth:`dtp_lightning.models.Network.normalise`.
             last: the highest stage to run, counted from 0; None runs all.
         """
-        h, first = h0.detach(), len(self.stages) - len(self.heads)
+        h = h0.detach()
         embeddings = []
         for i, stage in enumerate(self.stages):
             h = stage(h)
-            if i >= first:
-                embeddings.append(self.heads[i - first](h))
+            if i in self.on:
+                embeddings.append(self.heads[self.on.index(i)](h))
             if i == last:
                 break
         return embeddings

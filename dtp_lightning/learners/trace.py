@@ -54,6 +54,11 @@ class StageTrace:
         with torch.no_grad():
             return self.feedback(self.h) if self.reconstruction is None else self.reconstruction.detach()
 
+    def input_vjp(self, delta: Tensor) -> Tensor:
+        """J_x^T delta, of h_{i-1}'s shape, for delta of h_i's shape; the graph stays. ``x`` must require gradients."""
+        (below,) = torch.autograd.grad(self.y, [self.x], delta, retain_graph=True)
+        return below
+
     def vjp(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
         """Write the forward weights' gradient scale * J_W^T delta, and free the graph.
 

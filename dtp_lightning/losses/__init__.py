@@ -9,6 +9,7 @@ from dtp_lightning.losses.from_lightly import DCL, BarlowTwins, VICReg
 from dtp_lightning.losses.hinge import ContrastiveHinge
 from dtp_lightning.losses.l1 import L1Objective, sums_of_signs
 from dtp_lightning.losses.l1_margin import L1Margin
+from dtp_lightning.losses.lpl import LatentPredictive
 from dtp_lightning.losses.objective import Objective, TargetMomentum, as_objective
 from dtp_lightning.losses.positive_only import PositiveOnly
 from dtp_lightning.losses.predictive import BYOL, SimSiam
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "L1Margin",
     "L1Objective",
+    "LatentPredictive",
     "MulticlassHinge",
     "Objective",
     "PositiveOnly",

@@ -2,6 +2,7 @@
 
 from dtp_lightning.models.block_feedback import BlockTranspose, Decoder
 from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap
+from dtp_lightning.models.forward_only import forward_only_net
 from dtp_lightning.models.library import timm_net, torchvision_net
 from dtp_lightning.models.mlp import mlp
 from dtp_lightning.models.network import Network, conv_net, features_of, freeze
@@ -18,6 +19,7 @@ __all__ = [
     "conv_net",
     "conv_stage",
     "features_of",
+    "forward_only_net",
     "freeze",
     "mlp",
     "resnet",

@@ -152,8 +152,8 @@ def conv_net(
         ValueError: see :func:`conv_stage`.
     """
     count = len(channels)
-    strides, pools = _each("stride", stride, count), _each("pool", pool, count)
-    activations = _each("activation", activation, count)
+    strides, pools = each_stage("stride", stride, count), each_stage("pool", pool, count)
+    activations = each_stage("activation", activation, count)
     height, width = images.height, images.width
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
@@ -191,7 +191,7 @@ def shapes_of(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...
     return shapes
 
 
-def _each(name: str, value: Any, stages: int) -> list[Any]:
+def each_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value a stage."""
     if isinstance(value, int | str):
         return [value] * stages
