@@ -9,13 +9,20 @@ RUN    ?= last
 JOBS   ?= 2
 REV    ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+CPU    ?=
+ifneq ($(CPU),)  # wheels without CUDA's libraries: make train CPU=1
+export PIP_EXTRA_INDEX_URL = https://download.pytorch.org/whl/cpu
+SIZE := below 2 GB on disk
+else
+SIZE := about 6 GB on disk on Linux, 4 of them CUDA's libraries; make ... CPU=1 leaves those out
+endif
 
 .DEFAULT_GOAL := help
 ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
+.PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard docs test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +54,10 @@ board: report ## the same page, and W&B's viewer in this terminal; no account ne
 dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
 	@$(BIN)/dtp dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs ## this documentation as a site: open site/index.html; reads no network
+	$(BIN)/python -m mkdocs build --strict
+
 # small networks: more threads than one wait for each other longer than they compute, where other programs run
 test test-faults: export OMP_NUM_THREADS = 1
 test test-faults: export OMP_WAIT_POLICY = PASSIVE
@@ -76,10 +87,11 @@ same-numbers: $(VENV)/.installed ## does the code compute what a commit computed
 bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
 	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff and mypy
+lint: $(VENV)/.installed-lint ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell *.md docs examples dtp_lightning conf sweeps tests benchmarks
 
 format: $(VENV)/.installed-lint ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
@@ -98,9 +110,11 @@ $(BIN)/python:
 
 # a stamp for each set of packages: nothing is installed twice until pyproject.toml changes
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing into $(VENV): PyTorch and what it needs, $(SIZE). This takes minutes, once."
+	$(BIN)/python -m pip install --editable .
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@echo "installing into $(VENV), with what '$*' needs: $(SIZE). This takes minutes, once."
+	$(BIN)/python -m pip install --editable '.[$*]'
 	@touch $@

@@ -20,7 +20,6 @@ from dtp_lightning.callbacks.alignment import diagnose
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.callbacks.measures import (
     angle,
-    dead_units,
     effective_rank,
     effective_steps,
     jacobian_alignment,
@@ -32,6 +31,7 @@ from dtp_lightning.callbacks.measures import (
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.evaluation.health import dead_units
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.models import conv_stage
 

@@ -38,6 +38,10 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
         raise
+    except TypeError as error:  # of the values of _partial_, _convert_, _recursive_
+        if not str(error).startswith("Instantiation: "):
+            raise
+        raise ConfigError(f"{node['_target_']}: {str(error).splitlines()[0]}") from error
     factory = functools.partial(partial, **named)
     if node.get("_partial_"):
         return factory

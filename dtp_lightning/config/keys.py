@@ -36,7 +36,7 @@ class Key:
 
 OPTIONAL_GROUPS = ("schedule", "average")
 """Groups that a run may do without; the configuration of a run of before they were there has no such key."""
-WHERE_DATA_LIES = ("dataset.root", "dataset.download")
+WHERE_DATA_LIES = ("dataset.root", "dataset.path", "dataset.download")
 """Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
 
 KEYS: tuple[Key, ...] = (
@@ -45,7 +45,7 @@ KEYS: tuple[Key, ...] = (
         Key(re.escape(key), in_folder_name=False, splits_cells=False, may_differ=True, free_on_resume=True)
         for key in WHERE_DATA_LIES
     ),
-    Key(r"evaluation\..+\.(root|download)", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(r"evaluation\..+\.(root|path|download)", splits_cells=False, may_differ=True, free_on_resume=True),
     # how a run is watched and measured: its weights do not depend on it, but what an evaluation finds may
     Key(r"(logger|callbacks)(\..+)?|evaluation", splits_cells=False, may_differ=True, free_on_resume=True),
     Key(r"evaluation\..+", may_differ=True, free_on_resume=True),

@@ -69,7 +69,8 @@ def plot_curves(metrics: Path, path: Path) -> None:
                 marker="o",
                 ms=2.5,
             )
-        style_axis(axis, title, scale)
+        above = any(float(row[name]) > 0 for row in rows for name in columns if row.get(name))
+        style_axis(axis, title, scale if above else "linear")
         if len(columns) > 1:
             axis.legend(frameon=False)
     save(figure, path)

@@ -10,6 +10,7 @@ from dtp_lightning.learners.forward_only import ForwardOnly
 from dtp_lightning.learners.kolen_pollack import KolenPollackFeedback, WeightMirrorFeedback
 from dtp_lightning.learners.layerwise import LayerwiseLearning
 from dtp_lightning.learners.lpl import LatentPredictiveLearning
+from dtp_lightning.learners.optimizers import LARS, SGD, AdamW
 from dtp_lightning.learners.reconstruction import (
     AutoencoderFeedback,
     DifferenceReconstruction,
@@ -17,9 +18,13 @@ from dtp_lightning.learners.reconstruction import (
 )
 from dtp_lightning.learners.scff import SelfContrastive
 from dtp_lightning.learners.schedule import Course, Schedule
+from dtp_lightning.learners.target_network import TargetNetwork
 from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
 __all__ = [
+    "LARS",
+    "SGD",
+    "AdamW",
     "AutoencoderFeedback",
     "Backprop",
     "Course",
@@ -40,6 +45,7 @@ __all__ = [
     "Schedule",
     "SelfContrastive",
     "StageTrace",
+    "TargetNetwork",
     "TargetPropagation",
     "WeightMirrorFeedback",
     "difference_error",

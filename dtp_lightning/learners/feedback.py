@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
+from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import add_tiled, normal_like
+from dtp_lightning.learners.optimizers import named_groups
+from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
 
@@ -191,12 +193,12 @@ class FeedbackTraining(Feedback):
         """
         x = trace.x.detach()
         e = self.noise(x, i)
-        if trace.preactivation is not None and len(e) < len(x):
+        if trace.preactivation is not None and len(e) < len(x) and not isinstance(trace.pool_indices, Held):
             return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(
                 trace.preactivation, e, trace.pool_indices
             )
         perturbed = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
-        return (perturbed if noisy else e), trace.stage.run(perturbed, trace.pool_indices)
+        return (perturbed if noisy else e), trace.stage.rerun(perturbed, trace.pool_indices)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -77,19 +77,29 @@ class ForwardOnly(Learner):
         h: Tensor = split[1](activity) if split else activity
         return h
 
-    def learn(self, views: Tensor, labels: Tensor | None, *, measure: bool) -> tuple[Tensor, Metrics]:
+    def learn(
+        self, views: Tensor, labels: Tensor | None, *, measure: bool,
+        observe: Callable[[list[StageTrace]], object] | None = None,
+    ) -> tuple[Tensor, Metrics]:  # fmt: skip
         """Stage after stage: forward pass, displacement, gradients; then the head."""
         self._begin(len(views))
-        x = self.enter(self.model.normalise(views.flatten(0, 1)))
+        h0 = self.model.normalise(views.flatten(0, 1))
+        x = self.enter(h0)
         metrics = {}
+        seen: list[StageTrace] = []
         for i in range(len(self.model.stages)):
             with torch.set_grad_enabled(self.learns(i)):
                 trace = self.trace_stage(i, x)
-            x = self.send(i, trace)
+            below, x = x, self.send(i, trace)
+            if observe:
+                n = self._images(x)
+                seen.append(StageTrace(trace.stage, below[:n].detach(), x[:n]))
             if self.learns(i):
                 metrics[f"local_loss/stage{i + 1}"] = self._teach(i, trace)
             del trace
-        metrics["head_loss"] = self._teach_head(x, len(views), labels)
+        if observe:
+            observe(seen)
+        metrics["head_loss"] = self._teach_head(x, h0, len(views), labels)
         return torch.stack(list(metrics.values())).sum(), metrics
 
     def learns(self, i: int) -> bool:
@@ -111,7 +121,8 @@ class ForwardOnly(Learner):
     ) -> tuple[Tensor, Tensor]:
         """The head follows the objective; the stages hear nothing of it."""
         h = self.send(len(traces) - 1, traces[-1])
-        return self._teach_head(h, views, labels), torch.zeros_like(traces[-1].h)
+        h0 = traces[0].x[: self._images(h)]
+        return self._teach_head(h, h0, views, labels), torch.zeros_like(traces[-1].h)
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """delta_i of every stage, from its own activity."""
@@ -129,9 +140,9 @@ class ForwardOnly(Learner):
         trace.vjp(delta)
         return value.detach()
 
-    def _teach_head(self, h: Tensor, views: int, labels: Tensor | None) -> Tensor:
+    def _teach_head(self, h: Tensor, h0: Tensor, views: int, labels: Tensor | None) -> Tensor:
         rows = h.detach()[: self._images(h)]
-        value = self.objective(self.model.head(rows), views, labels)
+        value = self.objective(self.model.head(rows), views, labels, targets=self.target_outputs(h0))
         parameters = [*self.model.head.parameters(), *self.loss.parameters()]
         for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
             parameter.grad = gradient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -94,6 +94,7 @@ class LayerwiseLearning(Learner):
             group = {"name": f"head{i}", "params": [*head.parameters(), *head_loss.parameters()]}
             self.forward_optimizer.add_param_group(group)
         self.active: list[int] = []
+        self.give_target_network([*self.heads, model.head], [block.stop - 1 for block in self.blocks])
 
     def active_blocks(self) -> list[int]:
         """The blocks that learn from the next batch, counted from 0; with ``order="random"`` a new draw."""
@@ -118,11 +119,16 @@ class LayerwiseLearning(Learner):
         """Those of every block's objective."""
         return [*super().loss_parameters(), *self.losses.parameters()]
 
-    def learn(self, views: Tensor, labels: Tensor | None, *, measure: bool) -> tuple[Tensor, Metrics]:
+    def learn(
+        self, views: Tensor, labels: Tensor | None, *, measure: bool,
+        observe: Callable[[list[StageTrace]], object] | None = None,
+    ) -> tuple[Tensor, Metrics]:  # fmt: skip
         """Block after block: forward pass, error at its head, gradients; then its graphs go."""
         self._begin()
         h = self.model.normalise(views.flatten(0, 1))
+        targets = self._targets(h)
         total, metrics = torch.zeros((), device=h.device), {}
+        seen: list[StageTrace] = []
         traces: dict[int, StageTrace] = {}
         waiting: dict[int, Tensor] = {}
         reached = 0
@@ -130,15 +136,19 @@ class LayerwiseLearning(Learner):
             for i in range(reached, self.blocks[k].stop):
                 trace = self._trace_stage(i, h)
                 h = trace.h
+                if observe:
+                    seen.append(StageTrace(trace.stage, trace.x.detach(), h))
                 if trace.y.requires_grad:
                     traces[i] = trace
                 del trace  # nothing but the dictionary holds a graph
             reached = self.blocks[k].stop
-            loss, error = self._error(k, h, len(views), labels)
+            loss, error = self._error(k, h, len(views), labels, targets)
             self._descend(k, error, traces, waiting)
             total = total + loss
             if len(self.active) > 1:
                 metrics[f"block_loss/stage{reached}"] = loss
+        if observe:
+            observe(seen)
         return total, metrics
 
     def trace(self, images: Tensor) -> list[StageTrace]:
@@ -155,7 +165,8 @@ class LayerwiseLearning(Learner):
         self, traces: list[StageTrace], views: int, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Gradients of each active block's head; the sum of their losses, and dL/dh of all of them, flat."""
-        found = [self._error(k, traces[self.blocks[k].stop - 1].h, views, labels) for k in self.active]
+        targets = self._targets(traces[0].x)
+        found = [self._error(k, traces[self.blocks[k].stop - 1].h, views, labels, targets) for k in self.active]
         return torch.stack([loss for loss, _ in found]).sum(), torch.cat([error.flatten() for _, error in found])
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
@@ -178,12 +189,19 @@ class LayerwiseLearning(Learner):
         with torch.set_grad_enabled(bool(learning)):
             return StageTrace(self.model.stages[i], x, self.model.stages[i](x))
 
-    def _error(self, k: int, h: Tensor, views: int, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _targets(self, h0: Tensor) -> list[Tensor] | None:
+        """What the target network's heads give of h_0, one a block up to the last active one; None without one."""
+        return self.target_network(h0, last=self.blocks[self.active[-1]].stop - 1) if self.target_network else None
+
+    def _error(
+        self, k: int, h: Tensor, views: int, labels: Tensor | None, targets: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         """The loss of block k at its head, detached, and dL_k/dh, of h's shape; writes the head's gradients."""
         last = k == len(self.blocks) - 1
         head, loss = (self.model.head, self.loss) if last else (self.heads[k], self.losses[k])
         h = h.requires_grad_(True)
-        value = self.objective(head(h), views, labels, cast(Objective, loss))
+        told = targets[k] if targets else None
+        value = self.objective(head(h), views, labels, cast(Objective, loss), told)
         error = self.write_gradients(value, [*head.parameters(), *loss.parameters()], h)
         return value.detach(), error.contiguous()
 

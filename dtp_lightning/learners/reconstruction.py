@@ -165,7 +165,7 @@ class DifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
-                target = trace.stage.run(target, trace.pool_indices).y
+                target = trace.stage.rerun(target, trace.pool_indices).y
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
@@ -188,6 +188,7 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         output_noise: ``sampled`` draws n; ``expected`` takes the mean of ||D_y||^2 over n in closed form, to the lowest
             order in sigma: sigma^2 times the sum over units of phi'(y)^2 ||B's column of that unit||^2. No pass of g is
             left, and every synapse decays by its own neuron's slope. For transposable maps without average pooling.
+            ``auto``: ``expected`` where it is known, else ``sampled``.
 
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
@@ -203,7 +204,7 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     divides_by_noise = True
 
-    output_noise: Literal["sampled", "expected"] = field(default="sampled", kw_only=True)
+    output_noise: Literal["auto", "sampled", "expected"] = field(default="auto", kw_only=True)
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
         """A group for each feedback map."""
@@ -224,8 +225,9 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         if isinstance(g, TransposableFeedback):
             return self._linear(g, trace, e, above.y, i)
         stacked = torch.cat([trace.h, above.y, add_tiled(trace.h, self.noise(trace.h, i))])
-        pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
-        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, pool_indices), e)
+        kept = trace.pool_indices
+        kept = torch.cat([kept] * 3) if isinstance(kept, Tensor) else kept
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, kept), e)
         return loss
 
     def _linear(self, g: TransposableFeedback, trace: StageTrace, e: Tensor, y_x: Tensor, i: int) -> Tensor:
@@ -234,13 +236,13 @@ class LocalDifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             at_rest = g.phi.value(y)
             a_x = g.presynaptic(g.phi.value(y_x) - at_rest, size, s).unflatten(0, (-1, len(e))).sum(0)
-            if self.output_noise == "sampled":
+            if sampled := self.output_noise == "sampled" or not _has_columns(trace.stage):
                 a_y = g.presynaptic(g.phi.value(add_tiled(y, self.noise(y, i))) - at_rest, size, s)
             else:
                 squares_of_slopes = g.phi.along(y, torch.ones_like(y)).square()
                 reach = g.squared_reach(g.presynaptic(squares_of_slopes, size, s), size)
                 correlation = g.weight_gradient(e, a_x)
-        if self.output_noise == "sampled":
+        if sampled:
             loss: Tensor = LinearLocalDifference.apply(g.weight, g, e, a_x, a_y)
         else:
             loss = (g.weight * (g.weight * reach * self.sigma(i) ** 2 - 2 * correlation)).sum() / len(y)

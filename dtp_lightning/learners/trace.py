@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dtp_lightning.models.feedback_maps import Kept
 from dtp_lightning.models.stage import Stage
 
 
@@ -19,7 +20,7 @@ class StageTrace:
         x: h_{i-1}, detached, (N, C_below, H, W).
         y: h_i, on the local graph until :meth:`vjp` is called, (N, C, H', W').
         pool_indices: int64 of h_i's shape, of the stage's max-pool in this forward pass, if its feedback map needs
-            them.
+            them; of a block, what its transpose needs.
         preactivation: output of the stage's first layer, if the rule needs it (:meth:`Stage.run_perturbed`).
         reconstruction: g_i(h_i) with the graph of g_i's parameters, if the training of g_i needs it.
     """
@@ -27,7 +28,7 @@ class StageTrace:
     stage: Stage
     x: Tensor
     y: Tensor
-    pool_indices: Tensor | None = None
+    pool_indices: Kept = None
     preactivation: Tensor | None = None
     reconstruction: Tensor | None = None
 
@@ -35,7 +36,8 @@ class StageTrace:
         """The trace of rows start to stop of the batch, without graphs."""
         rows = slice(start, stop)
         x, h = self.x.detach()[rows], self.h[rows]
-        pool_indices, preactivation = (None if t is None else t[rows] for t in (self.pool_indices, self.preactivation))
+        pool_indices = None if self.pool_indices is None else self.pool_indices[rows]
+        preactivation = None if self.preactivation is None else self.preactivation[rows]
         return StageTrace(self.stage, x, h, pool_indices, preactivation)
 
     @property

@@ -1,12 +1,18 @@
 """Stages (a forward map that knows its own feedback map), backbones and heads."""
 
+from dtp_lightning.models.block_feedback import BlockTranspose, Decoder
 from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap
 from dtp_lightning.models.forward_only import forward_only_net
+from dtp_lightning.models.library import timm_net, torchvision_net
+from dtp_lightning.models.mlp import mlp
 from dtp_lightning.models.network import Network, conv_net, features_of, freeze
+from dtp_lightning.models.residual import resnet
 from dtp_lightning.models.stage import Stage, conv_stage
 
 __all__ = [
+    "BlockTranspose",
     "ConvFeedback",
+    "Decoder",
     "FeedbackMap",
     "Network",
     "Stage",
@@ -15,4 +21,8 @@ __all__ = [
     "features_of",
     "forward_only_net",
     "freeze",
+    "mlp",
+    "resnet",
+    "timm_net",
+    "torchvision_net",
 ]

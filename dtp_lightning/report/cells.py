@@ -185,6 +185,18 @@ def duplicate_trainings(cells: Iterable[Cell]) -> list[str]:
     return sentences
 
 
+def warnings_of(cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each cell with runs whose summary says that their figures are worth little (``warnings``)."""
+    sentences = []
+    for cell in cells:
+        told = {seed: run["warnings"] for seed, run in cell.runs.items() if run.get("warnings")}
+        if told:
+            seed, first = next(iter(told.items()))
+            which = f"{len(told)} of {len(cell.runs)} runs, seed {seed}" if len(cell.runs) > 1 else f"seed {seed}"
+            sentences.append(f"{cell.names['learner']} ({group_label(cell)}), {which}: {', '.join(first)}")
+    return sentences
+
+
 def group_label(cell: Cell, among: Sequence[Cell] = ()) -> str:
     """What a group of learners shares: data set, model, loss, epochs, settings, as text.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "training": r"train/.*|val/loss|plots/(views|curves)",
     "probes": r"val/\w+_acc|.*/test_acc|plots/confusion_.*",
+    "pictures": r"plots/(embedding_map|neighbours|filters)",
     "alignment": r"diagnostics/.*|plots/diagnostics",
     "distances": r".*distances/.*|plots/distances",
     "cost": r"(fit|cost)/.*",

@@ -78,6 +78,7 @@ class Checkpoint:
             DataError: they belong to another network.
         """
         try:
-            network.load_state_dict(dict(self.weights))
+            known = network.state_dict().keys()  # a network of blocks gets its feedback maps from the rule alone
+            network.load_state_dict({k: w for k, w in self.weights.items() if k in known or ".feedback_map." not in k})
         except RuntimeError as error:
             raise DataError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[-1]}") from error

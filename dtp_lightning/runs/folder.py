@@ -24,8 +24,9 @@ from dtp_lightning.runs.lock import locked
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import write_failed
 from dtp_lightning.runtime.files import write_atomically
+from dtp_lightning.runtime.memory import shortage_named
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,13 @@ def failures_recorded(
         several: other processes train with this one, and may have failed first.
 
     Raises:
-        RunError: in place of the system's error, where the disk is full.
+        RunError: in place of the system's error, where the disk is full or memory is short.
     """
     if several and is_owner:
         clear_error(folder)  # the first process that fails writes the next one
     try:
-        yield
+        with shortage_named():
+            yield
     except BaseException as error:
         record_error(folder, error, keep_first=several)
         if not is_owner:

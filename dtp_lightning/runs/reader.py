@@ -18,7 +18,20 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
 from dtp_lightning.runs.summary import AXES
 
-TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "weights", "git_commit", "versions")
+TEXT = (
+    "dataset",
+    "model",
+    "loss",
+    "learner",
+    "settings",
+    "evaluated_on",
+    "weights",
+    "git_commit",
+    "versions",
+    "warnings",
+)
+APART = "; "
+"""Between the warnings of a run in a CSV file."""
 STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
@@ -63,7 +76,7 @@ def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(runs)
+        writer.writerows({**run, "warnings": APART.join(run.get("warnings", ()))} for run in runs)
 
 
 def settings_of(folder: Path) -> str:
@@ -144,7 +157,8 @@ def _saved_runs(path: Path) -> list[dict[str, Any]]:
         values = {name: value if name in TEXT else _number(value) for name, value in row.items() if value}
         if missing := {*AXES, "seed"} - values.keys():
             raise DataError(f"{path} holds no runs: it has no {', '.join(sorted(missing))}; give one written by --save")
-        runs.append({"folder": str(path), "settings": "", **values})
+        told = {"warnings": str(values["warnings"]).split(APART)} if "warnings" in values else {}
+        runs.append({"folder": str(path), "settings": "", **values, **told})
     return runs
 
 

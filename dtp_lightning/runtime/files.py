@@ -6,19 +6,22 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview, *, previous: Path | None = None) -> None:
+def write_atomically(
+    path: Path, content: str | bytes | memoryview, *, previous: Path | None = None, shared: bool = False
+) -> None:
     """Write beside the name, and take the name once all is on disk.
 
     Args:
         path: of the file; its folder is made if need be.
         content: text is written as UTF-8.
         previous: what stood under ``path`` takes this name.
+        shared: other processes may write this file at the same time, which no lock keeps them from.
 
     Raises:
         OSError: the disk is full, for example; what was there before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
