@@ -98,7 +98,10 @@ def fit(
     # the optimisers' and the learner's state are tensors and numbers: nothing in a checkpoint is executed
     with guard.collect():
         guard.check()
-        trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
+        try:
+            trainer.fit(module, batches, ckpt_path=start, weights_only=True if start else None)
+        except MisconfigurationException as error:  # such as a share of the batches that is less than one
+            raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     if not finite(module.learner.model.parameters()):
         raise DivergedError("the trained weights are not finite: there is nothing to evaluate")
     return trainer, cost
