@@ -21,6 +21,8 @@ from dtp_lightning.losses import TargetMomentum
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runtime.signals import Interrupted
 
+OWN = ("gll", "rll", "local_blocks", "loco", "forward_forward", "scff", "lpl")
+"""Rules whose stages have objectives of their own."""
 WORDS = ("loss=byol", "loss.hidden_dim=8")
 
 
@@ -57,9 +59,9 @@ def test_every_rule_has_one_that_follows_it(name: str, views: Tensor) -> None:
     assert any(not torch.equal(x, old) for x, old in zip(target.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in options("learner") if name not in ("gll", "rll")])
+@pytest.mark.parametrize("name", [name for name in options("learner") if name not in OWN])
 def test_its_embeddings_are_what_the_objective_is_told(name: str, views: Tensor) -> None:
-    """Of rules with one objective; layer-wise rules below."""
+    """Of rules with one objective at the top; layer-wise rules below."""
     learner = learner_of(f"learner={name}", *WORDS)
     learner.step(views)
     h0 = learner.model.normalise(views.flatten(0, 1))
