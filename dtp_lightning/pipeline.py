@@ -297,5 +297,5 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
 def _device(accelerator: str) -> torch.device:
     try:
         return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error

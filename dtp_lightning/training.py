@@ -122,7 +122,7 @@ def _trainer(node: Node, folder: Path, loggers: list[Logger], callbacks: list[pl
         # batches are shared between processes by their own sampler
         ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
         trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
-    except (MisconfigurationException, TypeError) as error:
+    except (MisconfigurationException, TypeError, ModuleNotFoundError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     check_launch(trainer, node["devices"])
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """A checkpoint's archive holds what its size says: nothing is compressed, nothing overlaps, and its pickle is small.
+    """A checkpoint's archive holds what its size says: nothing compressed, nothing overlapping, and a small pickle.
 
     Raises:
         DataError: it does not; a few kilobytes could unpack to any size.
