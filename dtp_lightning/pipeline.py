@@ -277,11 +277,12 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
 def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, Any]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
     seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
-    data: ImageData = build(config.dataset or without_ours("dataset", stored.node("dataset"))).like(images)
-    guard.check()
+    supervised, dataset = as_objective(build(stored.node("loss"))).supervised, stored.node("dataset")
     seed_generators(seed)  # the untrained network is the one that this run began with
-    supervised = as_objective(build(stored.node("loss"))).supervised
-    network = build_network(stored.node("model"), images, len(stored.classes) if supervised else None)
+    classes = len(stored.classes) if supervised else None
+    network = build_network(stored.node("model"), images, classes, check=stored.check_fits)
+    data: ImageData = build(config.dataset or without_ours("dataset", dataset)).like(images)
+    guard.check()
     untrained = copy.deepcopy(network)
     stored.load_into(network)
     augment = build(stored.node("augment"), images=images)
@@ -296,5 +297,5 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
 def _device(accelerator: str) -> torch.device:
     try:
         return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error

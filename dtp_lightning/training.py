@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,19 @@ from dtp_lightning.runtime.signals import guard
 COPIES = 3  # of the weights, at least: those that learn, their gradients, and the untrained network
 
 
-def build_network(node: Mapping[str, Any], images: ImageSpec, classes: int | None) -> Network:
+def build_network(
+    node: Mapping[str, Any],
+    images: ImageSpec,
+    classes: int | None,
+    check: Callable[[Network], None] = lambda network: None,
+) -> Network:
     """The network of a configuration, if this machine can hold it.
 
     Args:
         node: its ``model``.
         images: what it takes.
         classes: K, for a supervised control.
+        check: called with a network on the meta device, before the one that takes memory is made.
 
     Raises:
         RunError: it cannot; said before the system ends the process, which Linux does without a word.
@@ -44,7 +50,9 @@ def build_network(node: Mapping[str, Any], images: ImageSpec, classes: int | Non
     there = machine_memory()
     with contextlib.suppress(RuntimeError, NotImplementedError):  # a network of one's own may need real numbers
         with torch.random.fork_rng([]), torch.device("meta"):
-            parameters = list(build(node, images=images, classes=classes).parameters())
+            sketch = build(node, images=images, classes=classes)
+        parameters = list(sketch.parameters())
+        check(sketch)
         needed = COPIES * sum(p.numel() * p.element_size() for p in parameters)
         if there is not None and needed > there:
             raise RunError(
@@ -114,7 +122,7 @@ def _trainer(node: Node, folder: Path, loggers: list[Logger], callbacks: list[pl
         # batches are shared between processes by their own sampler
         ours = {"default_root_dir": str(folder), "enable_progress_bar": bar, "use_distributed_sampler": False}
         trainer: pl.Trainer = build({**node, **ours}, logger=loggers, callbacks=callbacks)
-    except (MisconfigurationException, TypeError) as error:
+    except (MisconfigurationException, TypeError, ModuleNotFoundError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
     check_launch(trainer, node["devices"])
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -6,7 +6,6 @@ so that the same command finds finished jobs and resumes broken ones (``resume: 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from dtp_lightning.cli import paths
 from dtp_lightning.cli.multirun import swept
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.status import ended, failures
+from dtp_lightning.runs.stored import read_json
 
 running: SweepProgress | None = None
 """The sweep that this process started."""
@@ -97,7 +97,7 @@ def seconds_per_epoch(config: DictConfig, below: Iterable[str] = paths.RUNS) -> 
     choices = config.hydra.runtime.choices
     found = []
     for path in (path for folder in below for path in Path(folder).rglob(paths.SUMMARY)):
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = read_json(path)
         same = all(told.get(group) == choices[group] for group in ("dataset", "model"))
         if same and told.get("epochs") and told.get("fit/seconds"):
             found.append(told["fit/seconds"] / told["epochs"])

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, validate_call
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -33,6 +33,9 @@ BUILDERS: dict[str, Callable[..., Network]] = {
     "forward_only_net": forward_only_net,
 }  # fmt: skip
 """Network builders that a card may name."""
+LARGEST_TEXT = 2**20  # bytes of a card, and of a header
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""What weights and the buffers of norms are, as safetensors calls it."""
 
 
 class Input(BaseModel):
@@ -149,13 +152,68 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is no JSON, or no card of this format.
     """
+    if path.stat().st_size > LARGEST_TEXT:
+        raise DataError(f"has more than {LARGEST_TEXT:,} bytes: no card of ours")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is not JSON ({error})") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise DataError(f"is not a card of format '{FORMAT}'")
     return card
+
+
+def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The encoder and the tensors that the header of a safetensors file describes; no more of the file is read.
+
+    Format: eight bytes, the header's length n; n bytes of JSON, name -> dtype, shape, and place among the bytes after.
+
+    Raises:
+        DataError: the header is too long, is no such JSON, or names a tensor twice.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LARGEST_TEXT, size - 8):
+            raise DataError(f"{path.name} is no safetensors file (a header of {length:,} bytes)")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_once)
+        metadata = header.pop("__metadata__", {})
+        encoder = json.loads(metadata.get("encoder", "null"))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path.name} is no safetensors file ({error})") from error
+    return encoder, header
+
+
+def _check_tensors(header: Mapping[str, Any], encoder: nn.Module, path: Path) -> None:
+    """The tensors of a file are those of an encoder, one after the other, and then the file ends.
+
+    Raises:
+        DataError: they are not.
+    """
+    try:
+        found = {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in header.items()}
+        places = sorted((start, end) for entry in header.values() for start, end in [entry["data_offsets"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path.name} is no safetensors file ({error!r})") from error
+    expected = {name: (tuple(value.shape), DTYPES.get(value.dtype)) for name, value in encoder.state_dict().items()}
+    if found != expected:
+        name = next(name for name in [*expected, *found] if expected.get(name) != found.get(name))
+        raise DataError(f"the weights do not fit: {name} is {found.get(name)}, and the encoder's {expected.get(name)}")
+    ends = [0, *(end for _, end in places)]
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if [start for start, _ in places] != ends[:-1] or path.stat().st_size != 8 + length + ends[-1]:
+        raise DataError(f"{path.name} is no safetensors file (its tensors are not where it says)")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys stand in it once: of two, readers differ in which they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
 
 
 def digest(path: Path) -> str:
@@ -171,16 +229,18 @@ def _load_encoder(card: Mapping[str, Any], weights: Path) -> Encoder:
     except ValidationError as error:
         raise DataError(f"encoder.{_first_problem(error)}") from error
     encoder = Encoder(architecture.build(), architecture.input.spec(), card)
-    if card.get("sha256") != digest(weights):
+    # a file of another size is not even read
+    most = 8 + LARGEST_TEXT + sum(value.nbytes for value in encoder.state_dict().values())
+    if weights.stat().st_size > most or card.get("sha256") != digest(weights):
         raise DataError(f"{weights.name} is not the file that this card was written for: export the run again")
+    described, header = read_header(weights)
+    if described != card["encoder"]:
+        raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
+    _check_tensors(header, encoder, weights)
     try:
-        with safe_open(weights, framework="pt") as file:
-            encoder_metadata = json.loads((file.metadata() or {}).get("encoder", "null"))
         state_dict = load_file(weights)
     except (SafetensorError, ValueError) as error:
         raise DataError(f"{weights.name} is no safetensors file ({error})") from error
-    if encoder_metadata != card["encoder"]:
-        raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
     try:
         encoder.load_state_dict(state_dict, assign=True)
     except RuntimeError as error:

@@ -21,6 +21,7 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
 from dtp_lightning.runs.checkpoint import Checkpoint
+from dtp_lightning.runs.stored import read_summary
 from dtp_lightning.runs.summary import provenance, weights_of
 from dtp_lightning.runtime.files import write_atomically
 
@@ -88,7 +89,7 @@ def _network(checkpoint: Checkpoint, architecture: Architecture) -> Network:
 def _summary(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """The summary of the run, if it is that of these weights (same number of epochs); else an empty one."""
     path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.is_file() else {}
+    summary = read_summary(path) or {}
     return summary if summary.get("epochs") == checkpoint.epochs else {}
 
 

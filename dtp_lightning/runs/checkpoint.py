@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.checkpoint_io import epochs_of
-from dtp_lightning.runs.safe_loading import load, trusted
+from dtp_lightning.runs.safe_loading import check_plain, load, trusted
 
 MODEL = "learner.model."
+LARGEST_IMAGE = 4096  # pixels a side
 NAMED = ("learner", "loss", "model", "dataset")
 
 
@@ -52,10 +53,15 @@ class Checkpoint:
         stored = load(path)
         try:
             run, epochs = stored["hyper_parameters"], epochs_of(stored)
+            check_plain(run, path)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
             names = {group: str(run["names"][group]) for group in NAMED}
             config = {**run["config"], "seed": int(run["config"]["seed"])}
             images = TypeAdapter(dict[str, bool | int | float]).validate_python(run["images"])
+            if not all(0 < images[side] <= LARGEST_IMAGE for side in ("height", "width")):
+                raise ValueError("no size of an image")
+            if any(weight.untyped_storage().nbytes() < weight.nbytes for weight in weights.values()):
+                raise ValueError("a weight that is larger than what is stored of it")
             return cls(path, names, config, images, list(run["classes"]), epochs, weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
@@ -70,6 +76,21 @@ class Checkpoint:
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise DataError(f"checkpoint={self.path} is damaged, or not a checkpoint of train.py")
         return trusted(node, self.path)
+
+    def check_fits(self, network: nn.Module) -> None:
+        """Compare shapes alone, which a network on the meta device has too.
+
+        Raises:
+            DataError: the weights belong to another network.
+        """
+        known = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        for key in dict.fromkeys([*known, *self.weights]):
+            there = tuple(self.weights[key].shape) if key in self.weights else None
+            if known.get(key) != there and (key in known or ".feedback_map." not in key):
+                raise DataError(
+                    f"the checkpoint's weights do not fit its model: {key} is {there or 'not there'}, "
+                    f"and the model's {known.get(key, 'not there')}"
+                )
 
     def load_into(self, network: nn.Module) -> None:
         """Give a network these weights.

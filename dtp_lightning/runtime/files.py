@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import os
 from pathlib import Path
 
@@ -33,3 +35,29 @@ def write_atomically(
     if previous is not None and path.exists():
         os.replace(path, previous)
     os.replace(partial, path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv, with "" for an empty cell; none without the file.
+
+    A row that is not whole is left out: a killed process or a full disk may leave half of one, a failing disk anything.
+    """
+    return metric_rows(path)[0]
+
+
+def metric_rows(path: Path) -> tuple[list[dict[str, str]], int]:
+    """The whole rows of a metrics.csv, and how many lines are none, an unfinished last one not counted."""
+    if not path.exists():
+        return [], 0
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "?")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    names = next(csv.reader(lines[:1]), [])
+    rows = []
+    for line in lines[1:]:
+        with contextlib.suppress(ValueError, csv.Error):
+            row = dict(zip(names, next(csv.reader([line]), []), strict=True))
+            int(row.get("step", ""))
+            for value in row.values():
+                float(value or 0)
+            rows.append(row)
+    return rows, max(len(lines) - 1, 0) - len(rows)
