@@ -255,17 +255,16 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     """
     config = checked(cfg, EvaluationConfig)
     silence_warnings()
-    path = cwd / Path(config.checkpoint).expanduser()
-    stored = Checkpoint.read(path)
+    stored = Checkpoint.read(cwd / Path(config.checkpoint).expanduser())
     with acquire(folder, config), shortage_named():  # a folder holds one run or one evaluation
         figures = {
             **stored.names,
             "seed": stored.config["seed"],
             "epochs": stored.epochs,
             "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
-            "checkpoint": str(path),
+            "checkpoint": str(stored.path),
             **summary.weights_of(stored.config),
-            "settings": settings_of(path.parent.parent),
+            "settings": settings_of(stored.path.parent.parent),
             **_evaluate_checkpoint(config, stored, folder),
             **summary.provenance(),
         }

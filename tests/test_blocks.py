@@ -25,7 +25,7 @@ from dtp_lightning.learners import (
 )
 from dtp_lightning.learners.kolen_pollack import synapse_pairs
 from dtp_lightning.losses import ContrastiveHinge
-from dtp_lightning.models import BlockTranspose, Network, blocks, conv_net, mlp, resnet, torchvision_net
+from dtp_lightning.models import BlockTranspose, Network, blocks, conv_net, library_net, mlp, resnet
 
 NORMS = ["none", "batch", "group", "layer"]
 SMALL = {
@@ -90,7 +90,7 @@ def first_weight(grads: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("name", ["resnet", "imagenet_stem", "mlp"])
 def test_feedback_alignment_with_the_forward_weights_is_backprop(name: str, norm: str, views: Tensor) -> None:
-    network = network_of(name, norm=norm, projector="mlp", projector_hidden=7)
+    network = network_of(name, norm=norm, projector=[7])
     exact = gradients(Backprop(copy.deepcopy(network), ContrastiveHinge(), sgd), views.double())
     fa = FeedbackAlignment(network, ContrastiveHinge(), sgd).double()
     assert not torch.allclose(first_weight(gradients(fa, views.double())), first_weight(exact))
@@ -187,7 +187,7 @@ def test_running_statistics_see_one_clean_pass_a_step(learner: str, views: Tenso
     states = []
     for name in ("bp", learner):
         torch.manual_seed(0)
-        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector="mlp", projector_hidden=4)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector=[4])
         network.feedback = "decoder" if learner == "drl" else "transposable"
         rule = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
         rule.start_epoch(1000)  # of gll: the last stage learns, all run
@@ -202,7 +202,7 @@ def test_running_statistics_see_one_clean_pass_a_step(learner: str, views: Tenso
 def test_feedback_alignment_through_torchvisions_resnet_is_backprop() -> None:
     """B = W in every layer of ResNet-18, and the transposes of its blocks likewise."""
     torch.manual_seed(0)
-    network = torchvision_net(ImageSpec(3, 16, 16, True), name="resnet18").double()
+    network = library_net(ImageSpec(3, 16, 16, True), library="torchvision", name="resnet18").double()
     views = torch.rand(2, 2, 3, 16, 16, dtype=torch.float64)
     exact = gradients(Backprop(copy.deepcopy(network), ContrastiveHinge(), sgd), views)
     dtp = TargetPropagation(copy.deepcopy(network), ContrastiveHinge(), sgd, FixedFeedback()).double()
@@ -253,7 +253,7 @@ def test_a_training_goes_on_from_its_state_to_the_last_bit(name: str, views: Ten
 
     def fresh(seed: int) -> Learner:
         torch.manual_seed(seed)
-        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector="mlp", projector_hidden=4)
+        network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector=[4])
         return build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
 
     straight, stopped = fresh(0), fresh(0)

@@ -66,7 +66,7 @@ def test_one_block_of_all_stages_is_backprop(views: Tensor) -> None:
         ({"block_size": 2}, [0, 2]),
         ({"block_size": 3, "overlap": 2}, [0, 1]),
         ({"stop_gradient": False}, [0, 0, 0, 0]),
-        ({"projector": "mlp", "projector_hidden": 7, "projector_pool": 2}, [0, 1, 2, 3]),
+        ({"projector": [7], "projector_pool": 2}, [0, 1, 2, 3]),
     ],
     ids=["loco", "pairs", "triples", "deep supervision", "stages"],
 )

@@ -18,7 +18,7 @@ from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.export.encoder import BUILDERS, Architecture, Encoder, Input
 from dtp_lightning.learners import FeedbackAlignment, KolenPollackFeedback, TargetPropagation
 from dtp_lightning.losses import ContrastiveHinge
-from dtp_lightning.models import BlockTranspose, Network, Stage, features_of, freeze, resnet, torchvision_net
+from dtp_lightning.models import BlockTranspose, Network, Stage, features_of, freeze, library_net, resnet
 from dtp_lightning.runs.checkpoint import Checkpoint
 
 NORMS = ["none", "batch", "group", "layer"]
@@ -88,7 +88,7 @@ BACKBONES = {  # of torchvision: stages, and whether the transpose of its blocks
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_torchvisions_networks_are_cut_at_their_blocks(name: str) -> None:
-    network = torchvision_net(ImageSpec(1, 32, 32, False), name=name)
+    network = library_net(ImageSpec(1, 32, 32, False), library="torchvision", name=name)
     stages, transposable = BACKBONES[name]
     assert len(network.stages) == stages
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 64)
@@ -103,7 +103,7 @@ def test_torchvisions_networks_are_cut_at_their_blocks(name: str) -> None:
 @pytest.mark.parametrize("name", RULES_WITHOUT_INVERSE)
 def test_rules_without_an_inverse_run_on_blocks_that_nobody_can_transpose(name: str) -> None:
     torch.manual_seed(0)
-    network = torchvision_net(ImageSpec(3, 32, 32, True), name="shufflenet_v2_x0_5")
+    network = library_net(ImageSpec(3, 32, 32, True), library="torchvision", name="shufflenet_v2_x0_5")
     learner = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
     before = copy.deepcopy(network.state_dict())
     learner.start_epoch(1000)
@@ -138,7 +138,7 @@ def test_rules_refuse_what_they_cannot_serve_in_one_line() -> None:
     kolen_pollack = checked(composed("learner=dtp")[0]).learner
     with pytest.raises(ConfigError, match=r"model\.feedback=transposable"):
         build(kolen_pollack, model=decoder, loss=ContrastiveHinge())
-    grouped = torchvision_net(TINY, name="mobilenet_v2")
+    grouped = library_net(TINY, library="torchvision", name="mobilenet_v2")
     with pytest.raises(ConfigError, match="noise teaches no grouped or dilated convolution"):
         build(kolen_pollack, model=grouped, loss=ContrastiveHinge())
     learner = TargetPropagation(grouped, ContrastiveHinge(), sgd, KolenPollackFeedback())
@@ -164,7 +164,7 @@ def test_a_projector_learns_by_the_objective_alone_and_features_are_below_it(
     name: str, norm: str, views: Tensor
 ) -> None:
     """Under every rule that has no feedback of its own through the head, with backprop's gradient."""
-    mlp_head = ["model.projector=mlp", "model.projector_layers=3", "model.projector_hidden=7"]
+    mlp_head = ["model.projector=[7,7]"]
     words = [*mlp_head, f"model.projector_norm={norm}", "model.head_activation=Identity"]
     learner, exact = (learner_of(f"learner={n}", *words) for n in (name, "bp"))
     learner.skip_first_phase()
@@ -196,7 +196,7 @@ def test_an_encoder_of_blocks_leaves_its_checkpoint_without_the_rules_feedback(t
 
 @pytest.mark.parametrize("builder,arguments", [
     ("resnet", {"channels": [4, 6], "blocks": [1, 1]}), ("mlp", {"widths": [5, 4], "norm": "batch"}),
-    ("torchvision_net", {"name": "shufflenet_v2_x0_5"}),
+    ("library_net", {"library": "torchvision", "name": "shufflenet_v2_x0_5"}),
 ])  # fmt: skip
 def test_networks_are_rebuilt_from_the_card_of_an_export(builder: str, arguments: dict) -> None:
     """On the meta device, as an exported encoder is, and with the trained one's keys and features."""

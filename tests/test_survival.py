@@ -171,7 +171,7 @@ def test_a_file_system_without_locks_is_said_once(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    monkeypatch.setattr(lock, "_told", set())
+    lock._warn_once.cache_clear()
     for _ in range(2):
         with locked(tmp_path), locked(tmp_path):
             assert not (tmp_path / ".lock").exists()

@@ -90,6 +90,7 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     if target.startswith("dtp_lightning."):
         with contextlib.suppress(ConfigError, ValueError):  # gone since
             for name, parameter in inspect.signature(target_of(target)).parameters.items():
-                if isinstance(parameter.default, bool | int | float | str | list | None):
-                    filled.setdefault(name, parameter.default)
+                default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+                if isinstance(default, bool | int | float | str | list | None):
+                    filled.setdefault(name, default)
     return filled

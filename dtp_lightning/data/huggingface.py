@@ -40,7 +40,7 @@ class TableImages:
     Args:
         table: rows that are dictionaries; a slice or a list of indices gives lists by column.
         column: name of the images' column, of Pillow images.
-        size, channels: see :func:`~dtp_lightning.data.image_folder.square`.
+        size, channels: of the images, see :func:`~dtp_lightning.data.image_folder.square`.
     """
 
     def __init__(self, table: Table, column: str, size: int, channels: int) -> None:
@@ -66,7 +66,7 @@ class TableImages:
             raise DataError(f"column {self.column} holds what is not an image: {_first_line(error)}") from error
 
     def _square(self, image: Image.Image) -> Tensor:
-        return square(image, self.size, self.channels)
+        return square(image.convert("RGB" if self.channels == 3 else "L"), self.size)
 
 
 def huggingface(

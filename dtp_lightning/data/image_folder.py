@@ -70,19 +70,18 @@ class FolderImages:
                 f"{path} cannot be read ({_error_message(error)}): replace or remove it, "
                 "or set dataset.skip_damaged=true"
             ) from error
-        return square(image, self.size, self.channels, self.invert)
+        return square(image, self.size, self.invert)
 
 
-def square(image: Image.Image, size: int, channels: int, invert: bool = False) -> Tensor:
-    """The centre of an image as uint8 (C, size, size): the shorter side resized to ``size`` (bilinear, antialiased)."""
-    image = image.convert("RGB" if channels == 3 else "L")
+def square(image: Image.Image, size: int, invert: bool = False) -> Tensor:
+    """The centre of an image of mode L or RGB, its shorter side resized (bilinear), as uint8 (C, size, size)."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)))
     pixels = 255 - pixels if invert else pixels
-    return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
+    return torch.from_numpy(pixels.reshape(size, size, -1).transpose(2, 0, 1).copy())
 
 
 def image_folder(

@@ -23,15 +23,14 @@ from torch import Tensor, nn
 
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError, DataError
-from dtp_lightning.models import forward_only_net, mlp, resnet, timm_net, torchvision_net
+from dtp_lightning.models import forward_only_net, library_net, mlp, resnet
 from dtp_lightning.models.network import Network, conv_net, freeze
 from dtp_lightning.models.stage import Stage
 
 FORMAT = "dtp_lightning encoder 1"
 BUILDERS: dict[str, Callable[..., Network]] = {
-    "conv_net": conv_net, "resnet": resnet, "mlp": mlp, "torchvision_net": torchvision_net, "timm_net": timm_net,
-    "forward_only_net": forward_only_net,
-}  # fmt: skip
+    builder.__name__: builder for builder in (conv_net, resnet, mlp, library_net, forward_only_net)
+}
 """Network builders that a card may name."""
 LARGEST_TEXT = 2**20  # bytes of a card, and of a header
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}

@@ -18,14 +18,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.learners.optimizers import named_groups
 from dtp_lightning.learners.schedule import Schedule
 from dtp_lightning.learners.target_network import TargetNetwork
-from dtp_lightning.learners.trace import StageTrace
+from dtp_lightning.learners.trace import Observe, StageTrace, write_gradients
 from dtp_lightning.losses.objective import Objective, as_objective
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
@@ -156,7 +155,7 @@ class Learner(nn.Module, ABC):
         labels: Tensor | None = None,
         *,
         update: Callable[[], object] | None = None,
-        observe: Callable[[list[StageTrace]], object] | None = None,
+        observe: Observe | None = None,
         measure: bool = True,
     ) -> Metrics:
         """Learn from one batch.
@@ -166,7 +165,7 @@ class Learner(nn.Module, ABC):
                 each passes its share of the batch; all shares have the same size.
             labels: int64 (B,) in 0..K-1, for a supervised loss.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
-            observe: called with the traces before any weight moves; it may read their activations h.
+            observe: see :data:`~dtp_lightning.learners.trace.Observe`.
             measure: False leaves out what is only logged; ``loss`` is always there.
 
         Returns:
@@ -186,9 +185,8 @@ class Learner(nn.Module, ABC):
         return {"loss": loss, **metrics}
 
     def learn(
-        self, views: Tensor, labels: Tensor | None, *, measure: bool,
-        observe: Callable[[list[StageTrace]], object] | None = None,
-    ) -> tuple[Tensor, Metrics]:  # fmt: skip
+        self, views: Tensor, labels: Tensor | None, *, measure: bool, observe: Observe | None = None
+    ) -> tuple[Tensor, Metrics]:
         """Write the gradients of all forward weights that this batch teaches; the loss, detached, and scalars to log.
 
         Rules that need nothing from above override it, to let go of a stage's graph before the next one is made.
@@ -285,7 +283,7 @@ class Learner(nn.Module, ABC):
         """
         h = traces[-1].h.requires_grad_(True)
         loss = self.objective(self.model.head(h), views, labels, targets=self.target_outputs(traces[0].x))
-        top = self.write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
+        (top,) = write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
         return loss.detach(), top
 
     def trace_head(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
@@ -294,16 +292,9 @@ class Learner(nn.Module, ABC):
         traces.append(StageTrace(head, x, self.run(head, x).y))
         z = traces[-1].h.requires_grad_(True)
         loss = self.objective(z, views, labels, targets=self.target_outputs(traces[0].x))
-        return loss.detach(), self.write_gradients(loss, list(self.loss.parameters()), z)
+        (top,) = write_gradients(loss, list(self.loss.parameters()), z)
+        return loss.detach(), top
 
     def run(self, stage: Stage, x: Tensor) -> StageOutput:
         """f(x). Rules that differentiate f with other weights override this."""
         return stage.run(x)
-
-    @staticmethod
-    def write_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], x: Tensor) -> Tensor:
-        """Write the gradient of a loss to parameters; return its gradient for x, of x's shape."""
-        *gradients, at_x = torch.autograd.grad(loss, [*parameters, x])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return at_x

@@ -20,6 +20,7 @@ from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import add_tiled, normal_like
 from dtp_lightning.learners.optimizers import named_groups
+from dtp_lightning.learners.trace import write_gradients
 from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
@@ -162,9 +163,7 @@ class FeedbackTraining(Feedback):
                 if k >= (self.steps if isinstance(self.steps, int) else self.steps[i - 2]):
                     continue
                 loss = self.loss(traces, i)
-                parameters = self.parameters(traces[i - 1].stage)
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient
+                write_gradients(loss, self.parameters(traces[i - 1].stage))
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
             collectives.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.learners.trace import Observe, write_gradients
 from dtp_lightning.models.forward_only import Preactivation
 from dtp_lightning.models.network import Network
 
@@ -78,9 +79,8 @@ class ForwardOnly(Learner):
         return h
 
     def learn(
-        self, views: Tensor, labels: Tensor | None, *, measure: bool,
-        observe: Callable[[list[StageTrace]], object] | None = None,
-    ) -> tuple[Tensor, Metrics]:  # fmt: skip
+        self, views: Tensor, labels: Tensor | None, *, measure: bool, observe: Observe | None = None
+    ) -> tuple[Tensor, Metrics]:
         """Stage after stage: forward pass, displacement, gradients; then the head."""
         self._begin(len(views))
         h0 = self.model.normalise(views.flatten(0, 1))
@@ -143,9 +143,7 @@ class ForwardOnly(Learner):
     def _teach_head(self, h: Tensor, h0: Tensor, views: int, labels: Tensor | None) -> Tensor:
         rows = h.detach()[: self._images(h)]
         value = self.objective(self.model.head(rows), views, labels, targets=self.target_outputs(h0))
-        parameters = [*self.model.head.parameters(), *self.loss.parameters()]
-        for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
-            parameter.grad = gradient
+        write_gradients(value, [*self.model.head.parameters(), *self.loss.parameters()])
         return value.detach()
 
     def _images(self, h: Tensor) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import Literal, cast
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
+from dtp_lightning.learners.trace import Observe, write_gradients
 from dtp_lightning.losses.objective import Objective
+from dtp_lightning.models.heads import Projector, head_of
 from dtp_lightning.models.network import Network
 from dtp_lightning.runtime import collectives
 
@@ -34,8 +37,7 @@ class LayerwiseLearning(Learner):
         epochs_per_stage: of ``greedy``, for each block; the last one learns until the training ends.
         block_size: stages a block; the last block has what is left.
         overlap: stages that two blocks in a row share; 1 with ``block_size=2`` is LoCo.
-        projector: head of a block: ``linear``, or ``mlp`` with one hidden layer and ReLU.
-        projector_hidden: units of that layer.
+        projector: widths of the hidden layers of a block's head, see :func:`~dtp_lightning.models.heads.head_of`.
         projector_pool: activations are averaged to a grid of so many places a side before the head; None: not at all.
         stop_gradient: False lets every block's error through all stages below (deep supervision: not local).
 
@@ -70,8 +72,7 @@ class LayerwiseLearning(Learner):
         epochs_per_stage: PositiveInt = 5,
         block_size: PositiveInt = 1,
         overlap: NonNegativeInt = 0,
-        projector: Literal["linear", "mlp"] = "linear",
-        projector_hidden: PositiveInt = 256,
+        projector: Projector = (),
         projector_pool: PositiveInt | None = None,
         stop_gradient: bool = True,
     ) -> None:
@@ -85,9 +86,8 @@ class LayerwiseLearning(Learner):
             self.blocks = [range(block.stop) for block in self.blocks]
         self.transports_weights = any(len(block) > 1 for block in self.blocks)  # type: ignore[misc]
         self.trains_all_stages = order == "all"  # type: ignore[misc]
-        hidden = projector_hidden if projector == "mlp" else None
         tops = [model.shapes[block.stop - 1] for block in self.blocks[:-1]]
-        self.heads = nn.ModuleList(head_of_block(top, model.embedding_dim, hidden, projector_pool) for top in tops)
+        self.heads = nn.ModuleList(head_of_block(top, model.embedding_dim, projector, projector_pool) for top in tops)
         self.losses = nn.ModuleList(copy.deepcopy(self.loss) for _ in tops)
         parts = zip(self.heads, self.losses, strict=True)
         for i, (head, head_loss) in enumerate(parts, 1):
@@ -120,9 +120,8 @@ class LayerwiseLearning(Learner):
         return [*super().loss_parameters(), *self.losses.parameters()]
 
     def learn(
-        self, views: Tensor, labels: Tensor | None, *, measure: bool,
-        observe: Callable[[list[StageTrace]], object] | None = None,
-    ) -> tuple[Tensor, Metrics]:  # fmt: skip
+        self, views: Tensor, labels: Tensor | None, *, measure: bool, observe: Observe | None = None
+    ) -> tuple[Tensor, Metrics]:
         """Block after block: forward pass, error at its head, gradients; then its graphs go."""
         self._begin()
         h = self.model.normalise(views.flatten(0, 1))
@@ -202,7 +201,7 @@ class LayerwiseLearning(Learner):
         h = h.requires_grad_(True)
         told = targets[k] if targets else None
         value = self.objective(head(h), views, labels, cast(Objective, loss), told)
-        error = self.write_gradients(value, [*head.parameters(), *loss.parameters()], h)
+        (error,) = write_gradients(value, [*head.parameters(), *loss.parameters()], h)
         return value.detach(), error.contiguous()
 
     def _descend(self, k: int, delta: Tensor, traces: dict[int, StageTrace], waiting: dict[int, Tensor]) -> None:
@@ -241,16 +240,10 @@ def blocks_of(stages: int, size: int, overlap: int) -> list[range]:
     return [range(start, min(start + size, stages)) for start in starts]
 
 
-def head_of_block(shape: Sequence[int], embedding_dim: int, hidden: int | None, pool: int | None) -> nn.Sequential:
-    """Activations (N, *shape) to embeddings (N, D), without bias; by one hidden layer of so many units, if given."""
-    layers: list[nn.Module] = []
-    if pool is not None and len(shape) == 3:
-        sides = [min(pool, side) for side in shape[1:]]
-        layers.append(nn.AdaptiveAvgPool2d((sides[0], sides[1])))
-        shape = [shape[0], *sides]
-    size = int(torch.tensor(shape).prod())
-    if hidden is None:
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, embedding_dim, bias=False))
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, embedding_dim, bias=False)
-    )
+def head_of_block(shape: Sequence[int], embedding_dim: int, projector: Projector, pool: int | None) -> nn.Sequential:
+    """Activations (N, *shape) to embeddings (N, D), without bias; of a grid of ``pool`` means a side, if given."""
+    if pool is None or len(shape) != 3:
+        return head_of(prod(shape), embedding_dim, bias=False, projector=projector, norm="none")
+    sides = (min(pool, shape[1]), min(pool, shape[2]))
+    head = head_of(shape[0] * prod(sides), embedding_dim, bias=False, projector=projector, norm="none")
+    return nn.Sequential(nn.AdaptiveAvgPool2d(sides), *head)

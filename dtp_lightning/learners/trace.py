@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dtp_lightning.models.feedback_maps import Kept
 from dtp_lightning.models.stage import Stage
@@ -76,3 +77,15 @@ class StageTrace:
         for parameter, gradient in zip(parameters, gradients, strict=False):
             parameter.grad = gradient if scale == 1 else gradient.mul_(scale)
         return gradients[-1] if to_input else None
+
+
+Observe = Callable[[list[StageTrace]], object]
+"""Called with the traces of a batch before any weight moves; it may read their activations h."""
+
+
+def write_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *inputs: Tensor) -> list[Tensor]:
+    """Write the gradient of a loss to parameters; return its gradients for the inputs, of their shapes."""
+    gradients = torch.autograd.grad(loss, [*parameters, *inputs])
+    for parameter, gradient in zip(parameters, gradients, strict=False):
+        parameter.grad = gradient
+    return list(gradients[len(parameters) :])

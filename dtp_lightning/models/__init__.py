@@ -3,7 +3,7 @@
 from dtp_lightning.models.block_feedback import BlockTranspose, Decoder
 from dtp_lightning.models.feedback_maps import ConvFeedback, FeedbackMap
 from dtp_lightning.models.forward_only import forward_only_net
-from dtp_lightning.models.library import timm_net, torchvision_net
+from dtp_lightning.models.library import library_net
 from dtp_lightning.models.mlp import mlp
 from dtp_lightning.models.network import Network, conv_net, features_of, freeze
 from dtp_lightning.models.residual import resnet
@@ -21,8 +21,7 @@ __all__ = [
     "features_of",
     "forward_only_net",
     "freeze",
+    "library_net",
     "mlp",
     "resnet",
-    "timm_net",
-    "torchvision_net",
 ]

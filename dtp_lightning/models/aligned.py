@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,9 +40,14 @@ class AlignedInputGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        layer = ctx.layer
-        b = ctx.backward_weight(layer).to(gradient.dtype)
-        if isinstance(layer, nn.Linear):
-            return F.linear(gradient, b.T), gradient, None, None
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return nn_grad.conv2d_input(ctx.shape, b, gradient, *options), gradient, None, None
+        b = ctx.backward_weight(ctx.layer).to(gradient.dtype)
+        return input_gradient(ctx.layer, b, gradient, ctx.shape), gradient, None, None
+
+
+def input_gradient(layer: Weighted, weight: Tensor, gradient: Tensor, shape: Sequence[int]) -> Tensor:
+    """What a layer sends down of its output's gradient by a weight of its own weight's shape; of its input's shape."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(gradient, weight.T)
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    below: Tensor = nn_grad.conv2d_input(shape, weight, gradient, *options)
+    return below

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn import grad as nn_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models.aligned import Weighted, aligned
+from dtp_lightning.models.aligned import Weighted, aligned, input_gradient
 from dtp_lightning.models.convolution import autocast
 
 
@@ -268,13 +267,9 @@ def _back(layers: Sequence[nn.Module], v: Tensor, inputs: list[Tensor], weights:
 
 
 def _leaf(layer: nn.Module, x: Tensor, v: Tensor, weights: list[Tensor]) -> Tensor:
-    if isinstance(layer, nn.Linear | nn.Conv2d):
+    if isinstance(layer, Weighted):
         v, weight = autocast(v, weights.pop())
-        if isinstance(layer, nn.Linear):
-            return F.linear(v, weight.T)
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        below: Tensor = nn_grad.conv2d_input(x.shape, weight, v, *options)
-        return below
+        return input_gradient(layer, weight, v, x.shape)
     if isinstance(layer, nn.ReLU):
         gated: Tensor = torch.ops.aten.threshold_backward(v, x, 0)
         return gated

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models.feedback_maps import ConvFeedback
+from dtp_lightning.models.heads import head_of
 from dtp_lightning.models.network import Network, each_stage, shapes_of
 from dtp_lightning.models.stage import Stage
 
@@ -84,7 +85,7 @@ def forward_only_net(
     norm: Literal["standard", "length"] = "standard",
     padding: Literal["reflect", "zeros"] = "reflect",
     embedding_dim: PositiveInt = 64,
-    head_activation: Literal["Tanh", "Identity"] = "Identity",
+    head_activation: str = "Identity",
     classes: int | None = None,
 ) -> Network:
     """Stages of padding, normalisation, convolution, activation and pooling under a linear head.
@@ -114,36 +115,30 @@ def forward_only_net(
     kinds, acts = each_stage("pooling", pooling, count), each_stage("activation", activation, count)
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
-        if kernels[i] % 2 == 0:
-            raise ConfigError(f"model.kernel_size={kernels[i]} must be odd")
-        margin = kernels[i] // 2
-        conv = nn.Conv2d(below, here, kernels[i])
-        nn.init.xavier_uniform_(conv.weight)
-        layers = [
-            nn.ReflectionPad2d(margin) if padding == "reflect" else nn.ZeroPad2d(margin),
-            Standardise(centre=norm == "standard"),
-            conv,
-            Preactivation(),
-            ACTIVATIONS[acts[i]](),
-        ]
-        if pools[i] > 1:
-            layers.append(POOLINGS[kinds[i]](pools[i], strides[i], edges[i], ceil_mode=True))
-        step = strides[i] if pools[i] > 1 else 1
-        reach = max(kernels[i], step + 1 - step % 2)  # odd, and no place is out of reach
-        feedback = ConvFeedback(here, below, reach, step, activation="ReLU", bias=True) if i else None
-        stages.append(Stage(nn.Sequential(*layers), feedback))
+        pooled = POOLINGS[kinds[i]](pools[i], strides[i], edges[i], ceil_mode=True) if pools[i] > 1 else None
+        stages.append(_stage(below, here, kernels[i], ACTIVATIONS[acts[i]](), pooled, norm, padding, feedback=i > 0))
     try:
         shapes = shapes_of(stages, images)
     except RuntimeError as error:
         raise ConfigError(
             f"images of {images.height} x {images.width} pixels are too small for this network: shorten model.channels"
         ) from error
-    features = prod(shapes[-1])
-    last: list[nn.Module] = [
-        nn.Linear(features, embedding_dim),
-        nn.Tanh() if head_activation == "Tanh" else nn.Identity(),
-    ]
-    if classes is not None:
-        last = [nn.Linear(features, classes)]
-    network = Network(stages, nn.Sequential(nn.Flatten(), *last), mean=images.mean, std=images.std, shapes=shapes)
+    head = head_of(prod(shapes[-1]), embedding_dim, activation=head_activation, classes=classes)
+    network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes)
     return network.to(memory_format=torch.channels_last)
+
+
+def _stage(
+    below: int, here: int, kernel: int, activation: nn.Module, pooled: nn.MaxPool2d | nn.AvgPool2d | None,
+    norm: Literal["standard", "length"], padding: Literal["reflect", "zeros"], *, feedback: bool,
+) -> Stage:  # fmt: skip
+    if kernel % 2 == 0:
+        raise ConfigError(f"model.kernel_size={kernel} must be odd")
+    pad = (nn.ReflectionPad2d if padding == "reflect" else nn.ZeroPad2d)(kernel // 2)
+    conv = nn.Conv2d(below, here, kernel)
+    nn.init.xavier_uniform_(conv.weight)
+    layers = [pad, Standardise(centre=norm == "standard"), conv, Preactivation(), activation]
+    step = 1 if pooled is None else int(pooled.stride)  # type: ignore[arg-type]
+    reach = max(kernel, step + 1 - step % 2)  # odd, and no place is out of reach
+    g = ConvFeedback(here, below, reach, step, activation="ReLU", bias=True) if feedback else None
+    return Stage(nn.Sequential(*layers, *([] if pooled is None else [pooled])), g)

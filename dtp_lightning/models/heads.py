@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import nn
 
 from dtp_lightning.models.feedback_maps import activation_named
 
-Projector = Literal["linear", "mlp"]
+Projector = Sequence[PositiveInt]
 
 
 def head_of(
@@ -17,9 +20,7 @@ def head_of(
     *,
     activation: str = "Identity",
     bias: bool = True,
-    projector: Projector = "linear",
-    hidden: int = 512,
-    layers: int = 2,
+    projector: Projector = (),
     norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> nn.Sequential:
@@ -31,24 +32,21 @@ def head_of(
         features: F, numbers an image.
         embedding_dim: D.
         activation: of the embedding, a class of torch.nn.
-        bias: of a linear head.
-        projector: ``linear`` is one layer (thesis); ``mlp`` has hidden layers with a ReLU before it: SimCLR's (Chen et
-            al. 2020) is 2 layers without norm, Barlow Twins' (Zbontar et al. 2021) 3 with batch norm.
-        hidden: width of its hidden layers.
-        layers: of an ``mlp``, the last one included; at least 2.
-        norm: of its hidden layers, before the ReLU.
+        bias: of the last layer.
+        projector: widths of hidden layers with a ReLU; without any the head is linear (thesis). [2048] is SimCLR's
+            (Chen et al. 2020, no norm), [2048, 2048] that of Barlow Twins (Zbontar et al. 2021, batch norm).
+        norm: of the hidden layers, before the ReLU.
         classes: K: one linear layer without activation, whatever else was asked for.
 
-    >>> [type(layer).__name__ for layer in head_of(8, 4, projector="mlp", layers=2, norm="batch")]
+    >>> [type(layer).__name__ for layer in head_of(8, 4, projector=[6])]
     ['Flatten', 'Linear', 'BatchNorm1d', 'ReLU', 'Linear', 'Identity']
     """
-    given, below = features, [nn.Flatten()]  # type: tuple[int, list[nn.Module]]
-    for _ in range(layers - 1 if projector == "mlp" else 0):
-        below.append(nn.Linear(features, hidden, bias=norm == "none"))
-        below += [nn.BatchNorm1d(hidden)] if norm == "batch" else []
-        below.append(nn.ReLU())
-        features = hidden
-    last = nn.Linear(features, embedding_dim, bias=bias or projector == "mlp")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for below, here in pairwise([features, *projector]):
+        layers.append(nn.Linear(below, here, bias=norm == "none"))
+        layers += [nn.BatchNorm1d(here)] if norm == "batch" else []
+        layers.append(nn.ReLU())
+    last = nn.Linear([features, *projector][-1], embedding_dim, bias=bias)
     if classes is not None:  # drawn after a head of embeddings, which others have: the numbers of older runs
-        return nn.Sequential(nn.Flatten(), nn.Linear(given, classes))
-    return nn.Sequential(*below, last, activation_named(activation)())
+        return nn.Sequential(nn.Flatten(), nn.Linear(features, classes))
+    return nn.Sequential(*layers, last, activation_named(activation)())

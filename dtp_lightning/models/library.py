@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.models.block_feedback import BlockFeedback
 from dtp_lightning.models.blocks import Chain, Residual, is_matrix, parts
-from dtp_lightning.models.heads import Projector, head_of
+from dtp_lightning.models.heads import Projector
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.residual import network_of
 
@@ -22,39 +22,50 @@ Stem = Literal["auto", "cifar", "own"]
 SMALL = 64  # pixels; below, the stem of a ResNet, which divides the image by 4, is replaced
 
 
-def torchvision_net(
+def library_net(
     images: ImageSpec,
     *,
+    library: Literal["torchvision", "timm"],
     name: str,
     stem: Stem = "auto",
     feedback: BlockFeedback = "transposable",
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Identity",
-    projector: Projector = "linear",
-    projector_hidden: PositiveInt = 512,
-    projector_layers: Annotated[int, Field(ge=2)] = 2,
+    projector: Projector = (),
     projector_norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> Network:
-    """A classification network of torchvision without its classifier, with random weights.
+    """A classification network of a library without its classifier, with random weights.
 
     A stage is one of the network's own blocks, or a layer with weights and what follows it up to the next one. The
     mean over the pixels is part of the last stage.
 
     Args:
         images: size, channels and normalisation of the images.
-        name: such as resnet18 or vgg11_bn (``torchvision.models.list_models()``).
+        library: torchvision, or timm (an extra).
+        name: such as resnet18 (``torchvision.models.list_models()``, ``timm.list_models()``).
         stem: of ResNets: ``cifar`` is a 3x3 convolution of stride 1 without pooling, ``own`` the published one,
             ``auto`` is ``cifar`` for images below 64 pixels. Other networks have their own.
         feedback: of target rules: ``transposable`` for blocks that :func:`~dtp_lightning.models.blocks.parts` knows
             (ResNets, VGG, MobileNetV2), or ``decoder``.
         embedding_dim, head_activation, classes: see :func:`~dtp_lightning.models.conv_net`.
-        projector, projector_hidden, projector_layers, projector_norm: of the head, see
-            :func:`~dtp_lightning.models.heads.head_of`.
+        projector, projector_norm: of the head, see :func:`~dtp_lightning.models.heads.head_of`.
 
     Raises:
-        ConfigError: there is no such network, it is no row of blocks, or the images are too small for it.
+        ConfigError: timm is not installed, there is no such network, it is no row of blocks, or the images are too
+            small for it.
     """
+    row = _of_torchvision(name, images.channels) if library == "torchvision" else _of_timm(name, images.channels)
+    _replace_stem(row, name, images, stem)
+    head = {"activation": head_activation, "projector": projector, "norm": projector_norm, "classes": classes}
+    try:
+        return network_of(stages_of([*row, nn.AdaptiveAvgPool2d(1)]), images, feedback, embedding_dim, head)
+    except RuntimeError as error:
+        size = f"{images.height} x {images.width}"
+        raise ConfigError(f"model.name={name}: images of {size} pixels are too small for it") from error
+
+
+def _of_torchvision(name: str, channels: int) -> list[nn.Module]:
     from torchvision import models
     from torchvision.models import densenet, mobilenetv2
     from torchvision.models import resnet as residual
@@ -64,54 +75,21 @@ def torchvision_net(
     parts.register(mobilenetv2.InvertedResidual, _inverted)
     _check_name(name, models.list_models(models), "torchvision")
     model = models.get_model(name, weights=None)
-    _fit_channels(model, images.channels)
+    _fit_channels(model, channels)
     row = row_of(model)
-    if isinstance(model, densenet.DenseNet):
-        row.append(nn.ReLU())
-    head = {"activation": head_activation, "projector": projector, "hidden": projector_hidden,
-            "layers": projector_layers, "norm": projector_norm, "classes": classes}  # fmt: skip
-    return _network(name, row, images, stem, feedback, embedding_dim, head)
+    return [*row, nn.ReLU()] if isinstance(model, densenet.DenseNet) else row
 
 
-def timm_net(
-    images: ImageSpec,
-    *,
-    name: str,
-    stem: Stem = "auto",
-    feedback: BlockFeedback = "transposable",
-    embedding_dim: PositiveInt = 64,
-    head_activation: str = "Identity",
-    projector: Projector = "linear",
-    projector_hidden: PositiveInt = 512,
-    projector_layers: Annotated[int, Field(ge=2)] = 2,
-    projector_norm: Literal["none", "batch"] = "batch",
-    classes: int | None = None,
-) -> Network:
-    """A backbone of timm, with random weights; see :func:`torchvision_net`.
-
-    Args:
-        images: size, channels and normalisation of the images.
-        name: such as resnet18 (``timm.list_models()``).
-        stem, feedback, embedding_dim, head_activation, classes: see :func:`torchvision_net`.
-        projector, projector_hidden, projector_layers, projector_norm: of the head, see
-            :func:`~dtp_lightning.models.heads.head_of`.
-
-    Raises:
-        ConfigError: timm is not installed, has no such network, it is no row of blocks, or the images are too small.
-    """
+def _of_timm(name: str, channels: int) -> list[nn.Module]:
     try:
         import timm
         from timm.models import resnet as residual
     except ImportError as error:
         raise ConfigError("model=timm needs timm: pip install 'dtp-lightning[timm]'") from error
-
     parts.register(residual.BasicBlock, _timm_basic_block)
     parts.register(residual.Bottleneck, _timm_bottleneck)
     _check_name(name, timm.list_models(), "timm")
-    row = row_of(timm.create_model(name, in_chans=images.channels))
-    head = {"activation": head_activation, "projector": projector, "hidden": projector_hidden,
-            "layers": projector_layers, "norm": projector_norm, "classes": classes}  # fmt: skip
-    return _network(name, row, images, stem, feedback, embedding_dim, head)
+    return row_of(timm.create_model(name, in_chans=channels))
 
 
 ROWS = (  # attributes of a network that are passed one after the other, below the mean over the pixels
@@ -201,30 +179,6 @@ def stages_of(row: Sequence[nn.Module]) -> list[nn.Sequential]:
             stages.append([])
         stages[-1].append(module)
     return [nn.Sequential(*stage) for stage in stages]
-
-
-def _network(
-    name: str, row: list[nn.Module], images: ImageSpec, stem: Stem, feedback: BlockFeedback, embedding_dim: int,
-    head: dict[str, Any],
-) -> Network:  # fmt: skip
-    _replace_stem(row, name, images, stem)
-    maps = stages_of([*row, nn.AdaptiveAvgPool2d(1)])
-    try:
-        features = maps_shape(maps, images)[0]
-        return network_of(maps, head_of(features, embedding_dim, **head), images, feedback)
-    except RuntimeError as error:
-        size = f"{images.height} x {images.width}"
-        raise ConfigError(f"model.name={name}: images of {size} pixels are too small for it") from error
-
-
-@torch.no_grad()
-def maps_shape(maps: Sequence[nn.Module], images: ImageSpec) -> tuple[int, ...]:
-    """(C, H, W) of the last map's output."""
-    x = torch.zeros(1, images.channels, images.height, images.width)
-    for module in maps:
-        x = module.eval()(x)
-        module.train()
-    return tuple(x.shape[1:])
 
 
 def _replace_stem(row: list[nn.Module], name: str, images: ImageSpec, stem: Stem) -> None:

@@ -27,9 +27,7 @@ def mlp(
     feedback: Literal["strided", "unpool", "transposable"] = "transposable",
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Tanh",
-    projector: Projector = "linear",
-    projector_hidden: PositiveInt = 512,
-    projector_layers: Annotated[int, Field(ge=2)] = 2,
+    projector: Projector = (),
     projector_norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> Network:
@@ -41,13 +39,12 @@ def mlp(
     Args:
         images: size, channels and normalisation of the images.
         widths: units of each layer; one stage each.
-        norm: before the activation, see :func:`~dtp_lightning.models.norms.norm_named`.
+        norm: before the activation, see :func:`~dtp_lightning.models.norms.norms`.
         activation: of every stage, a class of torch.nn.
         feedback: see :func:`~dtp_lightning.models.stage.conv_stage`; with a kernel of one pixel ``strided`` and
             ``unpool`` are the same.
         embedding_dim, head_activation, classes: see :func:`~dtp_lightning.models.conv_net`.
-        projector, projector_hidden, projector_layers, projector_norm: of the head, see
-            :func:`~dtp_lightning.models.heads.head_of`.
+        projector, projector_norm: of the head, see :func:`~dtp_lightning.models.heads.head_of`.
 
     >>> network = mlp(ImageSpec(1, 28, 28, mirror_safe=False), widths=[20, 10])
     >>> [tuple(h.shape) for h in network.activations(torch.rand(5, 1, 28, 28))]
@@ -59,8 +56,7 @@ def mlp(
         kind = {"activation": activation, "activation_below": activation, "feedback": feedback, "norm": norm}
         stages.append(conv_stage(below, here, kernel_size=1, pool=1, **kind))  # type: ignore[arg-type]
     head = head_of(
-        widths[-1], embedding_dim, activation=head_activation, projector=projector, hidden=projector_hidden,
-        layers=projector_layers, norm=projector_norm, classes=classes,
-    )  # fmt: skip
+        widths[-1], embedding_dim, activation=head_activation, projector=projector, norm=projector_norm, classes=classes
+    )
     network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes_of(stages, images))
     return network.to(memory_format=torch.channels_last)

@@ -119,9 +119,7 @@ def conv_net(
     head_activation: str = "Tanh",
     bias: bool = True,
     norm: Norm = "none",
-    projector: Projector = "linear",
-    projector_hidden: PositiveInt = 512,
-    projector_layers: Annotated[int, Field(ge=2)] = 2,
+    projector: Projector = (),
     projector_norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> Network:
@@ -142,8 +140,7 @@ def conv_net(
         head_activation: of the head.
         bias: whether stages and head have biases.
         norm: between convolution and pooling, see :func:`conv_stage`.
-        projector, projector_hidden, projector_layers, projector_norm: of the head, see
-            :func:`~dtp_lightning.models.heads.head_of`.
+        projector, projector_norm: of the head, see :func:`~dtp_lightning.models.heads.head_of`.
         classes: K, for a supervised control: a linear head gives K logits instead of an embedding. The stages have the
             same initial weights either way.
 
@@ -154,10 +151,9 @@ def conv_net(
     count = len(channels)
     strides, pools = each_stage("stride", stride, count), each_stage("pool", pool, count)
     activations = each_stage("activation", activation, count)
-    height, width = images.height, images.width
+    _check_size(images, strides, pools)
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
-        height, width = (-(-side // strides[i]) // pools[i] for side in (height, width))
         stages.append(
             conv_stage(
                 below, here, kernel_size=kernel_size, stride=strides[i], pool=pools[i], pooling=pooling, bias=bias,
@@ -165,18 +161,24 @@ def conv_net(
                 norm=norm,
             )
         )  # fmt: skip
+    shapes = shapes_of(stages, images)
+    head = head_of(
+        prod(shapes[-1]), embedding_dim, activation=head_activation, bias=bias, projector=projector,
+        norm=projector_norm, classes=classes,
+    )  # fmt: skip
+    network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _check_size(images: ImageSpec, strides: Sequence[int], pools: Sequence[int]) -> None:
+    height, width = images.height, images.width
+    for stride, pool in zip(strides, pools, strict=True):
+        height, width = (-(-side // stride) // pool for side in (height, width))
     if min(height, width) < 1:
         raise ConfigError(
             f"images of {images.height} x {images.width} pixels are too small for poolings by {pools}: "
             f"at least {prod(pools)} x {prod(pools)} is needed; shorten model.channels"
         )
-    head = head_of(
-        channels[-1] * height * width, embedding_dim, activation=head_activation, bias=bias, projector=projector,
-        hidden=projector_hidden, layers=projector_layers, norm=projector_norm, classes=classes,
-    )  # fmt: skip
-    shapes = shapes_of(stages, images)
-    network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes)
-    return network.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

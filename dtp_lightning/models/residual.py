@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -31,9 +32,7 @@ def resnet(
     feedback: BlockFeedback = "transposable",
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Identity",
-    projector: Projector = "linear",
-    projector_hidden: PositiveInt = 512,
-    projector_layers: Annotated[int, Field(ge=2)] = 2,
+    projector: Projector = (),
     projector_norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> Network:
@@ -47,13 +46,12 @@ def resnet(
         channels: of the blocks of each group; the first block of all groups but the first has stride 2.
         blocks: of each group.
         stem: ``cifar`` is a 3x3 convolution of stride 1; ``imagenet`` 7x7 of stride 2 and a max-pool of stride 2.
-        norm: after every convolution, see :func:`~dtp_lightning.models.norms.norm_named`; ``none`` gives them biases.
+        norm: after every convolution, see :func:`~dtp_lightning.models.norms.norms`; ``none`` gives them biases.
         activation: a class of torch.nn.
         feedback: of target rules: ``transposable``, the transpose of a block with weights of its own
             (:class:`~dtp_lightning.models.block_feedback.BlockTranspose`), or ``decoder``.
         embedding_dim, head_activation, classes: see :func:`~dtp_lightning.models.conv_net`.
-        projector, projector_hidden, projector_layers, projector_norm: of the head, see
-            :func:`~dtp_lightning.models.heads.head_of`.
+        projector, projector_norm: of the head, see :func:`~dtp_lightning.models.heads.head_of`.
 
     Raises:
         ConfigError: channels and blocks differ in length.
@@ -80,18 +78,26 @@ def resnet(
         for layer in nn.ModuleList(maps).modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # as torchvision
-    head = head_of(
-        below, embedding_dim, activation=head_activation, projector=projector, hidden=projector_hidden,
-        layers=projector_layers, norm=projector_norm, classes=classes,
-    )  # fmt: skip
-    return network_of(maps, head, images, feedback)
+    head = {"activation": head_activation, "projector": projector, "norm": projector_norm, "classes": classes}
+    return network_of(maps, images, feedback, embedding_dim, head)
 
 
-def network_of(maps: Sequence[nn.Module], head: nn.Module, images: ImageSpec, feedback: BlockFeedback) -> Network:
-    """A network whose stages are these maps; rules that use feedback maps add them."""
+def network_of(
+    maps: Sequence[nn.Module], images: ImageSpec, feedback: BlockFeedback, embedding_dim: int, head: Mapping[str, Any]
+) -> Network:
+    """A network whose stages are these maps, under a head; rules that use feedback maps add them.
+
+    Args:
+        maps: f_1, ..., f_L.
+        images: size, channels and normalisation of the images.
+        feedback: see :class:`~dtp_lightning.models.Network`.
+        embedding_dim: D.
+        head: further arguments of :func:`~dtp_lightning.models.heads.head_of`.
+    """
     stages = [Stage(forward_map) for forward_map in maps]
     shapes = shapes_of(stages, images)
-    network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes, feedback=feedback)
+    top = head_of(prod(shapes[-1]), embedding_dim, **head)
+    network = Network(stages, top, mean=images.mean, std=images.std, shapes=shapes, feedback=feedback)
     return network.to(memory_format=torch.channels_last)
 
 

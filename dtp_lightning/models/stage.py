@@ -257,25 +257,33 @@ def conv_stage(
     conv = nn.Conv2d(
         in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias and norm == "none"
     )
-    layers = [
-        conv,
-        *norms(out_channels, norm),
-        pools[pooling] if pool > 1 else nn.Identity(),
-        activation_named(activation)(),
-    ]
+    pooled = pools[pooling] if pool > 1 else nn.Identity()
+    layers = [conv, *norms(out_channels, norm), pooled, activation_named(activation)()]
     if conv.bias is not None and pool > 1:
         layers.insert(2, Bias(nn.Parameter(conv.bias.detach())))
         conv.bias = None
     forward_map = nn.Sequential(*layers)
     if feedback is None:
         return Stage(forward_map)
-    channels = (out_channels, in_channels, kernel_size)
-    if feedback == "transposable":
-        if bias:  # as many numbers as the other maps draw: forward weights of a seed are the same under any feedback
-            torch.empty(in_channels).uniform_()
-        if of_block:
-            return Stage(forward_map, BlockTranspose(forward_map))
-        return Stage(forward_map, TransposableFeedback(*channels, stride, pool, activation=activation))
-    if feedback == "unpool" and pool > 1:
-        return Stage(forward_map, UnpoolFeedback(*channels, stride, pool, activation=activation_below, bias=bias))
-    return Stage(forward_map, ConvFeedback(*channels, stride * pool, activation=activation_below, bias=bias))
+    if feedback == "transposable" and bias:
+        # as many numbers as the other maps draw: forward weights of a seed are the same under any feedback
+        torch.empty(in_channels).uniform_()
+    if of_block:
+        return Stage(forward_map, BlockTranspose(forward_map))
+    names = (activation_below, activation)
+    return Stage(
+        forward_map, _feedback_of(feedback, (out_channels, in_channels, kernel_size), stride, pool, names, bias)
+    )
+
+
+def _feedback_of(
+    kind: Literal["strided", "unpool", "transposable"], channels: tuple[int, int, int], stride: int, pool: int,
+    activations: tuple[str, str], bias: bool,
+) -> FeedbackMap:  # fmt: skip
+    """The feedback map of a convolution; ``activations`` are the stage below's and its own."""
+    below, own = activations
+    if kind == "transposable":
+        return TransposableFeedback(*channels, stride, pool, activation=own)
+    if kind == "unpool" and pool > 1:
+        return UnpoolFeedback(*channels, stride, pool, activation=below, bias=bias)
+    return ConvFeedback(*channels, stride * pool, activation=below, bias=bias)

@@ -192,8 +192,8 @@ class TransposableFeedback(UnpoolFeedback):
 
     def weight_gradient(self, below: Tensor, a: Tensor) -> Tensor:
         """Gradient of <below, B a> in B, of its shape: the summed products of both ends' activities."""
-        (below_cast, a_cast), padding = autocast(below, a), [side // 2 for side in self.kernel_size]
-        return weight_gradient(below_cast, a_cast, self.weight, self.stride, padding).to(self.weight.dtype)
+        below, a = autocast(below, a)
+        return weight_gradient(below, a, self.weight, self.stride, self._forward_padding).to(self.weight.dtype)
 
     def squared_reach(self, a: Tensor, size: tuple[int, int]) -> Tensor:
         """M with <B^2, M> = sum over units of a ||B's part of that unit inside the image||^2.
@@ -205,14 +205,18 @@ class TransposableFeedback(UnpoolFeedback):
         Returns:
             (C, 1, *kernel).
         """
-        inside, padding = a.new_ones(1, 1, *size), [side // 2 for side in self.kernel_size]
-        return weight_gradient(inside, a.sum(0, keepdim=True), self.weight[:, :1], self.stride, padding)
+        inside, weight = a.new_ones(1, 1, *size), self.weight[:, :1]
+        return weight_gradient(inside, a.sum(0, keepdim=True), weight, self.stride, self._forward_padding)
+
+    @property
+    def _forward_padding(self) -> list[int]:
+        return [side // 2 for side in self.kernel_size]
 
     def _transpose(self, v: Tensor, size: tuple[int, int], pool_indices: Kept) -> Tensor:
         return self.transpose(self.presynaptic(v, size, pool_indices), size)
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Exactly the forward convolution's, also where the stride is larger than the kernel needs."""
-        for given, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
-            padding = kernel // 2
+        sides = zip(u.shape[-2:], size, self.kernel_size, self.stride, self._forward_padding, strict=True)
+        for given, wanted, kernel, stride, padding in sides:
             yield padding, wanted - ((given - 1) * stride + kernel - 2 * padding)

@@ -83,12 +83,14 @@ class Checkpoint:
         Raises:
             DataError: the weights belong to another network.
         """
-        known = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        for key in dict.fromkeys([*known, *self.weights]):
-            there = tuple(self.weights[key].shape) if key in self.weights else None
-            if known.get(key) != there and (key in known or ".feedback_map." not in key):
+        known, stored = (
+            {key: tuple(value.shape) for key, value in weights.items()}
+            for weights in (network.state_dict(), self._weights_for(network))
+        )
+        for key in dict.fromkeys([*known, *stored]):
+            if known.get(key) != stored.get(key):
                 raise DataError(
-                    f"the checkpoint's weights do not fit its model: {key} is {there or 'not there'}, "
+                    f"the checkpoint's weights do not fit its model: {key} is {stored.get(key, 'not there')}, "
                     f"and the model's {known.get(key, 'not there')}"
                 )
 
@@ -99,7 +101,11 @@ class Checkpoint:
             DataError: they belong to another network.
         """
         try:
-            known = network.state_dict().keys()  # a network of blocks gets its feedback maps from the rule alone
-            network.load_state_dict({k: w for k, w in self.weights.items() if k in known or ".feedback_map." not in k})
+            network.load_state_dict(self._weights_for(network))
         except RuntimeError as error:
             raise DataError(f"the checkpoint's weights do not fit its model: {str(error).splitlines()[-1]}") from error
+
+    def _weights_for(self, network: nn.Module) -> dict[str, Tensor]:
+        """Without feedback maps that this network has not: networks of blocks get theirs from the rule alone."""
+        known = network.state_dict().keys()
+        return {key: w for key, w in self.weights.items() if key in known or ".feedback_map." not in key}

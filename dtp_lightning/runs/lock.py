@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,11 @@ log = logging.getLogger(__name__)
 NAME = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems answer that have none: NFS mounted with ``nolock``, Lustre without ``flock``."""
-_told: set[bool] = set()  # whether it was said
+
+
+@functools.cache
+def _warn_once() -> None:
+    log.warning("this file system has no locks: do not start a run twice in one folder")
 
 
 @contextlib.contextmanager
@@ -39,9 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        if not _told:
-            log.warning("the file system of %s has no locks: do not start a run twice in one folder", folder)
-        _told.add(True)
+        _warn_once()
         with contextlib.suppress(OSError):
             path.unlink()
         yield
