@@ -121,7 +121,7 @@ def test_how_long_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
         config = compose("bp_vs_dtp", [f"hydra.searchpath=[file://{ROOT / 'conf'}]"], return_hydra_config=True)
-    assert expectation(config, 12) == "of 10 epochs each; how long they take is said after the first"
+    assert expectation(config, 12) == "to run: 12 x 10 epochs; how long they take is said after the first"
     for name, dataset, seconds in (("a", "mnist5k", 20.0), ("b", "mnist5k", 40.0), ("c", "cifar10", 9000.0)):
         told = {"dataset": dataset, "model": "cnn4", "epochs": 10, "fit/seconds": seconds}
         (tmp_path / "outputs" / name).mkdir(parents=True)

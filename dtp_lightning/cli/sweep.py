@@ -52,7 +52,7 @@ class SweepProgress(Callback):
         self.began = time.time()
         left = max(self.total - self.before, 0)
         done = f", {self.before} of them ended" if self.before else ""
-        print(f"{self.total} jobs in {config.hydra.sweep.dir}{done}; {left} {expectation(config, left)}", flush=True)
+        print(f"{self.total} jobs in {config.hydra.sweep.dir}{done}; {expectation(config, left)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """One line a job."""
@@ -106,11 +106,11 @@ def seconds_per_epoch(config: DictConfig, below: Iterable[str] = paths.RUNS) -> 
 
 def expectation(config: DictConfig, jobs: int) -> str:
     """How long so many jobs will take, as far as it can be known before the first."""
-    epochs = config.trainer.max_epochs
-    each = seconds_per_epoch(config)
+    each, work = seconds_per_epoch(config), f"to run: {jobs} x {config.trainer.max_epochs} epochs"
     if each is None or {"dataset", "model", "trainer.max_epochs"} & {*swept(config)}:
-        return f"of {epochs} epochs each; how long they take is said after the first"
-    return f"of {epochs} epochs each, about {clock(jobs * epochs * each)} by the runs that lie here, and the probes"
+        return f"{work}; how long they take is said after the first"
+    seconds = jobs * config.trainer.max_epochs * each
+    return f"{work}, about {clock(seconds)} by the runs that lie here, and the probes"
 
 
 def clock(seconds: float) -> str:

@@ -50,6 +50,7 @@ class Learner(nn.Module, ABC):
 
     A rule is its displacements. Here every stage gets a random one:
 
+    >>> import torch
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
     >>> from dtp_lightning.losses import ContrastiveHinge
