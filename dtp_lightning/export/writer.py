@@ -57,7 +57,7 @@ def export(run: Path, to: Path | None = None, licence: str | None = None, half: 
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
     if half:
         tensors = {key: _halved(key, value) for key, value in tensors.items()}
-    write_atomically(weights, save(tensors, metadata={"format": "pt", "encoder": json.dumps(encoder)}))
+    write_atomically(weights, _serialised(tensors, {"encoder": json.dumps(encoder), "format": "pt"}))
     card = _card(checkpoint, encoder, network, licence, _summary(folder, checkpoint), digest(weights))
     write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return weights
@@ -73,6 +73,15 @@ def _halved(name: str, value: Tensor) -> Tensor:
     if not stored.isfinite().all():
         raise DataError(f"{name} goes to {value.abs().max():.3g}, and float16 to 65,504: export without --half")
     return stored
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; the same tensors and metadata give the same bytes, whereas the library shuffles metadata."""
+    file = save(tensors, metadata=metadata)
+    data = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps({**json.loads(file[8:data]), "__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[data:]
 
 
 def _architecture(checkpoint: Checkpoint) -> Architecture:
