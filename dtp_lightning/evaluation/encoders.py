@@ -41,14 +41,17 @@ def evaluate_encoders(
         sentences, where these numbers are worth little (:mod:`dtp_lightning.evaluation.health`).
     """
     networks = {"": trained, RANDOM: untrained}
-    encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
+    results: dict[str, dict[str, Result]] = {name: {} for name in evaluations}
+    for prefix, network in networks.items():
+        encoder = FrozenEncoder(freeze(network).to(device), data, seed)  # its features go before the next one's come
+        for name, evaluate in guard.checked(evaluations.items()):
+            results[name][prefix] = evaluate(encoder)
     metrics: dict[str, float] = {}
-    for name, evaluate in evaluations.items():
-        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in guard.checked(encoders.items())}
-        for prefix, result in results.items():
+    for name, found in results.items():
+        for prefix, result in found.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-        _plot(name, results, data, folder)
-    told = warnings_of(encoders[""].network, data, metrics)
+        _plot(name, found, data, folder)
+    told = warnings_of(trained, data, metrics)
     return {**metrics, **({"warnings": told} if told else {})}
 
 
