@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,16 @@ from dtp_lightning.training import build_network
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def run(
+    cfg: DictConfig, choices: Mapping[str, str], folder: Path, presets: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Pre-train without labels, evaluate the frozen encoder, leave everything in the run folder.
 
     Args:
         cfg: composed from conf/train.yaml.
         choices: which option of each group was chosen (Hydra's ``runtime.choices``).
         folder: run folder; exists.
+        presets: name of the preset and of the sweep -> what it says of itself, for trackers.
 
     Returns:
         What summary.json holds; nothing in ``mode=views``, and in all but the first of several processes.
@@ -67,7 +70,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         RunError: the disk is full.
         Interrupted: by a signal; the training is saved.
     """
-    return Experiment.resolve(cfg, choices, folder).run()
+    return Experiment.resolve(cfg, choices, folder, presets).run()
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,20 @@ class Experiment:
         config: what was asked for.
         names: option of each group that the run's names are made of.
         folder: the run's.
+        presets: see :func:`run`.
     """
 
     config: RunConfig
     names: dict[str, str]
     folder: Path
+    presets: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def resolve(cls, cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> Experiment:
+    def resolve(
+        cls, cfg: DictConfig, choices: Mapping[str, str], folder: Path, presets: Mapping[str, str] | None = None
+    ) -> Experiment:
         """Check every key and value; arguments and errors are those of :func:`run`."""
-        return cls(checked(cfg), {group: str(choices[group]) for group in NAMED}, folder)
+        return cls(checked(cfg), {group: str(choices[group]) for group in NAMED}, folder, presets or {})
 
     @property
     def is_owner(self) -> bool:
@@ -199,7 +206,13 @@ class Experiment:
         else:
             done = Progress.read(checkpoint)
             metrics_csv = MetricsCSV(self.folder, done.step, ended=done.epochs >= self.config.max_epochs)
-        trackers = (build(n, folder=self.folder, names=self.names, config=config) for n in self.config.logger.values())
+        told = {
+            "settings": settings_of(self.folder),
+            "preset": " ".join(self.presets),
+            "notes": "\n\n".join(self.presets.values()),
+        }
+        names = self.names | told
+        trackers = (build(node, folder=self.folder, names=names, config=config) for node in self.config.logger.values())
         return Loggers(metrics_csv, list(trackers))
 
     def fit(self, components: Components, loggers: Loggers, checkpoint: Path | None) -> tuple[pl.Trainer, Cost]:

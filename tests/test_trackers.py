@@ -138,12 +138,12 @@ def test_runs_are_grouped_by_learner(sweep: Path) -> None:
     runs = tracked(read_runs([sweep]))
     section = workspace(runs, "someone", "some-project", "a name")._to_model().spec.section
     (runset,) = section.run_sets
-    assert [(key.section, key.name) for key in runset.grouping] == [("run", "jobType")]
+    assert [(key.section, key.name) for key in runset.grouping] == [("config", "names.value.learner")]
     assert runset.filters["filters"][0]["value"] == ["together"], "these runs, and not all of the project's"
     assert len(set(section.custom_run_colors.values())) == 2, "a colour for each learner"
     several = [*runs, {**runs[0], "loss": "simclr"}]
     (runset,) = workspace(several, "someone", "some-project", "a name")._to_model().spec.section.run_sets
-    assert [key.name for key in runset.grouping] == ["jobType", "displayName"], "objectives are not averaged"
+    assert [key.name for key in runset.grouping] == ["names.value.learner", "names.value.loss"], "not averaged"
 
 
 def test_what_shares_a_panel() -> None:

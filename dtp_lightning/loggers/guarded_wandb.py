@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
+
+from dtp_lightning.runtime.files import metric_rows
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +22,23 @@ INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 60.0
 """Seconds to wait for the server at the start of a run, and for the upload at its end (the files stay on disk)."""
 MIN_FREE_BYTES = 2**20
 """Below this free space the disk counts as full; W&B's process does not report a full disk."""
+BETTER: dict[str, Literal["max", "min"]] = {r"val/.*_acc(/.*)?": "max", r"val/loss": "min"}
+"""Names of quantities whose best value is in W&B's summary, beside the last -> which is better."""
+
+
+def better(name: str) -> Literal["max", "min"] | None:
+    """Whether larger or smaller values of a quantity are better; None if neither is."""
+    return next((which for pattern, which in BETTER.items() if re.fullmatch(pattern, name)), None)
+
+
+def bests_of(metrics_csv: Path) -> dict[str, float]:
+    """The best value so far of each quantity of :data:`BETTER` in a metrics.csv; none without the file."""
+    bests: dict[str, float] = {}
+    for row in metric_rows(metrics_csv)[0]:
+        for name, text in row.items():
+            if text and (which := better(name)) and math.isfinite(value := float(text)):
+                bests[name] = (max if which == "max" else min)(bests.get(name, value), value)
+    return bests
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -32,10 +53,23 @@ class GuardedWandbLogger(WandbLogger):
         super().__init__(experiment=run, save_dir=str(folder))
         self._folder = folder
         self._failed = False
+        self._before = bests_of(folder / "metrics.csv")  # W&B's own maxima begin anew where a run is resumed
+        self._defined: set[str] = set()
 
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's."""
-        self._call(super().log_metrics, *args, **kwargs)
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """As Lightning's; the summary has the best value of those that have one (:data:`BETTER`)."""
+        self._call(self._log_metrics, dict(metrics), step)
+
+    def _log_metrics(self, metrics: dict[str, Any], step: int | None) -> None:
+        ranked = {name: which for name in metrics if (which := better(name))}
+        for name in ranked.keys() - self._defined:
+            self.experiment.define_metric(name, step_metric="epoch", summary=f"{ranked[name]},last")
+            self._defined.add(name)
+        super().log_metrics(metrics, step)
+        for name in ranked.keys() & self._before.keys():
+            which, value = ranked[name], float(metrics[name])
+            self._before[name] = (max if which == "max" else min)(self._before[name], value)
+            self.experiment.summary.update({name: {which: self._before[name], "last": value}})
 
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
@@ -82,11 +116,15 @@ def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
     """
+    import wandb
+
     try:
         return GuardedWandbLogger(init(mode), folder)
     except Exception as error:
         reason = brief(error)
     if mode == "online":
+        with contextlib.suppress(Exception):
+            wandb.teardown(exit_code=1)  # its process holds on to the id
         with contextlib.suppress(Exception):
             logger = GuardedWandbLogger(init("offline"), folder)
             log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtp_lightning.errors import UserError
+from dtp_lightning.loggers.identity import Identity
 from dtp_lightning.runs.reader import config_of, read_runs
 from dtp_lightning.runs.summary import RANDOM, figures_in, scalars_of
 
@@ -81,9 +82,7 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
     from dtp_lightning.loggers.trackers import STEP
 
     learners = list(dict.fromkeys(run["learner"] for run in runs))
-    tasks = {(_group(run), run["loss"]) for run in runs}
-    groups = sorted({group for group, _ in tasks})
-    inner = {"Group": len(groups) > 1, "Name": len(tasks) > len(groups)}  # a run's name is learner-loss
+    groups = sorted({group_of(run) for run in runs})
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -92,18 +91,35 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=max(10, len(learners))),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group").isin(groups)),
-            groupby=[expr.Metric("JobType"), *(expr.Metric(by) for by, varies in inner.items() if varies)],
+            groupby=grouping(runs),
             group_colors={learner: COLOURS[i % len(COLOURS)] for i, learner in enumerate(learners)},
         ),
     )
 
 
-def _group(run: Mapping[str, Any]) -> str:
-    """The run's W&B group."""
-    from dtp_lightning.loggers.trackers import group_of
+def grouping(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Keys that W&B groups these runs by: the learner, inside it what else differs, and at last only seeds differ.
 
-    given = config_of(Path(run["folder"])).get("logger.wandb.group")
-    return group_of(run, None if given in (None, "None") else given)
+    Runs of version 0.1 have the learner as their job type, and no names in their configuration.
+    """
+    from wandb_workspaces import expr
+
+    if any(Identity.read(Path(run["folder"])) is None for run in runs):
+        return [expr.Metric("JobType"), expr.Metric("Group")]
+    varying = [axis for axis in ("dataset", "model", "loss") if len({run[axis] for run in runs}) > 1]
+    cells = {(run["learner"], *(run[axis] for axis in varying)) for run in runs}
+    within = {(*(run[axis] for axis in ("learner", *varying)), group_of(run)) for run in runs}
+    axes = [expr.Config(f"names.{axis}") for axis in ("learner", *varying)]
+    return [*axes, *([expr.Metric("Group")] if len(within) > len(cells) else [])]
+
+
+def group_of(run: Mapping[str, Any]) -> str:
+    """The run's W&B group, as its folder says; runs of version 0.1 say nothing, and had dataset-model-loss."""
+    folder = Path(run["folder"])
+    if (identity := Identity.read(folder)) is not None:
+        return identity.group
+    given = config_of(folder).get("logger.wandb.group")
+    return given if given not in (None, "None") else "{dataset}-{model}-{loss}".format(**run)
 
 
 def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
