@@ -46,6 +46,7 @@ needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="pip install 'dtp-lightning[dashboard]' to run this"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
+NO_SCALARS = ("_", "plots/", "tables/", "confusion/", STEP, "epoch")
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -82,9 +83,7 @@ def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
         for name, value in row.items():
             if name.endswith("._type") and value == "images/separated":
                 figures[name.removesuffix("._type")] = row[STEP]
-            elif (
-                isinstance(value, float | int) and not name.startswith(("_", "plots/")) and name not in (STEP, "epoch")
-            ):
+            elif isinstance(value, float | int) and not name.startswith(NO_SCALARS):
                 scalars.setdefault(name, []).append((row[STEP], value))
     return scalars, figures
 

@@ -49,6 +49,8 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 class Broken:
     """A run of wandb that fails from one of its calls on."""
 
+    id, offline = "abc", True
+
     def __init__(self, call: str) -> None:
         self.call = call
         self.step = 0
@@ -61,7 +63,7 @@ class Broken:
         return called
 
 
-@pytest.mark.parametrize("call", ["init", "define_metric", "log", "finish"])
+@pytest.mark.parametrize("call", ["init", "define_metric", "log", "log_artifact", "finish"])
 def test_every_call_may_fail(
     call: str, run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

@@ -7,13 +7,15 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
+from dtp_lightning.loggers.predictions import Predictions
+from dtp_lightning.loggers.wandb_media import encoder_artifact, media_of, staged_in
 from dtp_lightning.runtime.files import metric_rows
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,14 @@ class GuardedWandbLogger(WandbLogger):
     Args:
         run: a ``wandb.Run``.
         folder: the run folder.
+        tables: whether predictions are logged, as tables and confusion matrices.
+        encoder: whether the exported encoder is logged, as an artifact.
     """
 
-    def __init__(self, run: Any, folder: Path) -> None:
+    def __init__(self, run: Any, folder: Path, *, tables: bool = True, encoder: bool = True) -> None:
         super().__init__(experiment=run, save_dir=str(folder))
+        self._tables = tables
+        self.wants_encoder = encoder
         self._folder = folder
         self._failed = False
         self._before = bests_of(folder / "metrics.csv")  # W&B's own maxima begin anew where a run is resumed
@@ -74,6 +80,39 @@ class GuardedWandbLogger(WandbLogger):
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
         self._call(super().log_image, *args, **kwargs)
+
+    def log_predictions(self, predictions: Predictions, step: int) -> None:
+        """Log per-class accuracy, misclassified images and confusion matrices, if tables are wanted."""
+        if self._tables and predictions.of:
+            self._call(self._log_predictions, predictions, step)
+
+    def _log_predictions(self, predictions: Predictions, step: int) -> None:
+        with staged_in(self._folder / "wandb"):
+            super().log_metrics(media_of(predictions), step)
+
+    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+        """Log an exported encoder, with the card beside it, as a version of the artifact ``encoder-<run id>``.
+
+        Args:
+            weights: the ``.safetensors`` file.
+            aliases: of the version.
+        """
+        self._call(self._log_encoder, weights, aliases)
+
+    def _log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+        with staged_in(self._folder / "wandb"):
+            run = self.experiment
+            run.log_artifact(encoder_artifact(run.id, weights), aliases=[*aliases])
+
+    def use_encoder(self, name: str) -> None:
+        """Record in W&B's lineage that this run read an encoder; offline, and where there is none, nothing happens.
+
+        Args:
+            name: of the artifact, with its alias.
+        """
+        if not self.experiment.offline:
+            with contextlib.suppress(Exception):
+                self.experiment.use_artifact(name)
 
     def finalize(self, status: str) -> None:
         """As Lightning's."""
@@ -105,13 +144,14 @@ class GuardedWandbLogger(WandbLogger):
             log.warning("W&B failed (%s): this run goes on without it; metrics.csv has everything", brief(error))
 
 
-def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
+def start(init: Callable[[str], Any], mode: str, folder: Path, **wanted: bool) -> Logger:
     """Start a W&B run: offline if online fails, no logger if offline fails too, each with a warning.
 
     Args:
         init: starts a W&B run in a mode (online, offline, disabled).
         mode: the requested mode.
         folder: the run folder.
+        wanted: see :class:`GuardedWandbLogger`.
 
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
@@ -119,14 +159,14 @@ def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
     import wandb
 
     try:
-        return GuardedWandbLogger(init(mode), folder)
+        return GuardedWandbLogger(init(mode), folder, **wanted)
     except Exception as error:
         reason = brief(error)
     if mode == "online":
         with contextlib.suppress(Exception):
             wandb.teardown(exit_code=1)  # its process holds on to the id
         with contextlib.suppress(Exception):
-            logger = GuardedWandbLogger(init("offline"), folder)
+            logger = GuardedWandbLogger(init("offline"), folder, **wanted)
             log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)
             return logger
     log.warning("W&B could not start (%s): this run goes on without it; metrics.csv has everything", reason)

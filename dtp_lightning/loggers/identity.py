@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +45,8 @@ class Identity:
         try:
             stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
             texts = {key: str(stored[key]) for key in ("id", "name", "group", "project")}
+            if not re.fullmatch(r"[\w-]{1,64}", texts["id"]):
+                return None
             return cls(**texts, entity=None if stored["entity"] is None else str(stored["entity"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -18,6 +18,8 @@ from dtp_lightning.loggers.identity import identify, tags_of
 
 log = logging.getLogger(__name__)
 
+WANDB = "dtp_lightning.loggers.trackers.wandb_logger"
+"""``_target_`` of :func:`wandb_logger`."""
 STEP = "trainer/global_step"  # name of the number of batches in Lightning's WandbLogger
 NAMES = ("learner", "loss", "model", "dataset", "evaluated_on", "trained_run")
 """What W&B's configuration has below ``names``, to group and filter by."""
@@ -34,6 +36,8 @@ def wandb_logger(
     notes: str | None = None,
     entity: str | None = None,
     system: bool = True,
+    tables: bool = True,
+    encoder: bool = True,
 ) -> Logger:
     """Start a W&B run, or go on with the one of this folder: its id stays over a resume, online and offline.
 
@@ -43,7 +47,7 @@ def wandb_logger(
         folder: run folder; W&B writes to its subfolder ``wandb/``.
         names: chosen group options (learner, loss, model, dataset); where there are any, ``settings`` (what else the
             command line set), ``preset`` (names of presets), ``notes`` (what they say of themselves), and of an
-            evaluation ``evaluated_on`` and ``trained_run`` (the id of the run that trained).
+            evaluation ``evaluated_on``, ``trained_run`` (id of the run that trained) and ``encoder`` (its artifact).
         config: the configuration, nested plain values, so that W&B can filter by each of them.
         project, entity: of W&B.
         group: of W&B; default: the cell, so that seeds fold together.
@@ -51,6 +55,8 @@ def wandb_logger(
         notes: of W&B; default: what the presets say of themselves, and the settings.
         mode: ``auto`` is online for a user who is logged in (or set WANDB_MODE), else offline.
         system: measure the use of CPU, GPU, memory and disk, every 15 s.
+        tables: log what the probes predicted: per-class accuracy, misclassified images, confusion matrices.
+        encoder: log the exported encoder with its card as an artifact.
 
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
@@ -85,7 +91,10 @@ def wandb_logger(
         run.define_metric("val/*", step_metric="epoch")
         return run
 
-    return guarded_wandb.start(init, _resolve_mode(mode), folder)
+    logger = guarded_wandb.start(init, _resolve_mode(mode), folder, tables=tables, encoder=encoder)
+    if isinstance(logger, guarded_wandb.GuardedWandbLogger) and names.get("encoder"):
+        logger.use_encoder(names["encoder"])
+    return logger
 
 
 class TensorBoardTracker(TensorBoardLogger):
