@@ -227,7 +227,7 @@ def test_a_resumed_run_is_one_run(
         assert first[key] == second[key], key
     assert first["resume"] and second["resume"], "what `wandb sync` sends asks to append"
     assert first["display_name"] == "dtp-hinge-cnn4-seed0 learner.target.lr=0.5", "rule, loss, model, seed, settings"
-    assert first["run_group"] == "mnist5k-cnn4-hinge-dtp-4ep learner.target.lr=0.5", "seeds fold together"
+    assert first["run_group"] == "mnist5k-cnn4-hinge-dtp-4ep learner.target.lr:0.5", "seeds fold together"
     bests = [
         [update["update"]["val/knn_acc"] for update in of_kind("summary", part) if "val/knn_acc" in update["update"]]
         for part in parts
@@ -258,4 +258,4 @@ def test_long_names_stay_apart() -> None:
     names = {"learner": "dtp", "loss": "hinge", "model": "cnn4", "dataset": "mnist5k"}
     one, other = (identity.cell_of({**names, "settings": "a=1 " * 50 + last}, 4) for last in ("b=1", "b=2"))
     assert one != other and len(one) == len(other) == identity.LONGEST
-    assert identity.cell_of({**names, "settings": "experiment=table1/bp"}, None).endswith("experiment=table1.bp")
+    assert identity.cell_of({**names, "settings": "experiment=table1/bp"}, None).endswith("experiment:table1.bp")

@@ -94,9 +94,13 @@ def name_of(names: Mapping[str, str], seed: object) -> str:
 
 
 def cell_of(names: Mapping[str, str], epochs: int | None) -> str:
-    """The group of a run: the runs that differ in the seed alone."""
+    """The group of a run: the runs that differ in the seed alone.
+
+    Of its characters only those that filters survive: wandb-workspaces takes ``a=1`` inside a value for a comparison.
+    """
     cell = "{dataset}-{model}-{loss}-{learner}".format(**names) + (f"-{epochs}ep" if epochs else "")
-    return _short(" ".join(word for word in (cell, names.get("settings", "")) if word)).replace("/", ".")
+    text = " ".join(word for word in (cell, names.get("settings", "")) if word)
+    return re.sub(r"[^\w.,:+~\[\] -]", ".", _short(text).replace("=", ":"))
 
 
 def tags_of(names: Mapping[str, str], given: list[str] | None) -> list[str]:

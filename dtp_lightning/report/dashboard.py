@@ -1,4 +1,4 @@
-"""A W&B workspace made by code: ``dtp dashboard FOLDER... --entity NAME --project NAME``.
+"""A W&B workspace and a report made by code: ``dtp dashboard FOLDER... --entity NAME --project NAME``.
 
 Reads the run folders that were uploaded: every panel names quantities that these runs logged.
 """
@@ -19,6 +19,7 @@ from dtp_lightning.runs.reader import config_of, read_runs
 from dtp_lightning.runs.summary import RANDOM, figures_in, scalars_of
 
 if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
 
 SECTIONS = {
@@ -122,8 +123,8 @@ def group_of(run: Mapping[str, Any]) -> str:
     return given if given not in (None, "None") else "{dataset}-{model}-{loss}".format(**run)
 
 
-def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
-    from wandb_workspaces import workspaces as ws
+def panels(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Section -> its panels, each of what some run logged; sections of which no run logged anything are not there."""
     from wandb_workspaces.reports import v2 as wr
 
     from dtp_lightning.figures.plots import names_in
@@ -135,23 +136,34 @@ def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
     bars = sorted({name for run in runs for name in scalars_of(run)})
     pictures = sorted({name for folder in folders for name in figures_in(folder)})
     bands: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-    sections = []
+    found = {}
     for section, pattern in SECTIONS.items():
         inside = [[name for name in names if re.fullmatch(pattern, name)] for names in (curves, bars, pictures)]
-        panels: list[Any] = [
+        there: list[Any] = [
             wr.LinePlot(title=title, x=STEP, y=[*names], log_y=bool(LOGARITHMIC.fullmatch(names[0])) or None, **bands)
             for title, names in panels_of(inside[0]).items()
         ]
-        panels += [wr.BarPlot(title=title, metrics=[*names], **bands) for title, names in panels_of(inside[1]).items()]
-        panels += [wr.MediaBrowser(title=name, media_keys=[name], num_columns=1) for name in inside[2]]
-        if panels:
-            layout = ws.SectionLayoutSettings(columns=ACROSS, rows=-(-len(panels) // ACROSS))
-            sections.append(ws.Section(name=section, panels=panels, is_open=True, layout_settings=layout))
-    return sections
+        there += [wr.BarPlot(title=title, metrics=[*names], **bands) for title, names in panels_of(inside[1]).items()]
+        there += [wr.MediaBrowser(title=name, media_keys=[name], num_columns=1) for name in inside[2]]
+        if there:
+            found[section] = there
+    return found
 
 
-def upload(made: Workspace) -> str:
-    """Save the workspace in W&B, as a new view; returns its address.
+def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
+    from wandb_workspaces import workspaces as ws
+
+    return [
+        ws.Section(
+            name=section, panels=there, is_open=True,
+            layout_settings=ws.SectionLayoutSettings(columns=ACROSS, rows=-(-len(there) // ACROSS)),
+        )
+        for section, there in panels(runs).items()
+    ]  # fmt: skip
+
+
+def upload(made: Workspace | Report) -> str:
+    """Save a workspace or a report in W&B, as a new one; returns its address.
 
     Raises:
         UserError: nobody is logged in, or W&B refused.
@@ -162,14 +174,15 @@ def upload(made: Workspace) -> str:
         user = wandb.login(prompt=False)
         address = str(made.save().url) if user else None
     except Exception as error:  # a refusal is a private class of W&B's, derived from nothing of wandb.errors
-        raise UserError(f"W&B did not take the dashboard: {str(error).strip() or type(error).__name__}") from error
+        what, why = type(made).__name__.lower(), str(error).strip() or type(error).__name__
+        raise UserError(f"W&B did not take the {what}: {why}") from error
     if address is None:
         raise UserError("nobody is logged in to W&B: wandb login")
     return address
 
 
 def main() -> None:
-    """Make the workspace of these runs; say where it is and what it lacks."""
+    """Make the workspace and the report of these runs; say where they are and what is missing."""
     parser = argparse.ArgumentParser(prog="dtp dashboard", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--entity", default="", help="W&B user or team that the runs were uploaded to")
@@ -182,13 +195,15 @@ def main() -> None:
         runs = tracked(read_runs(arguments.folders))
         name = arguments.name or ", ".join(folder.resolve().name for folder in arguments.folders)
         made = workspace(runs, arguments.entity, arguments.project, name)
-        address = upload(made)
+        print(f"dashboard {upload(made)}", flush=True)
+        from dtp_lightning.report.wandb_report import report
+
+        print(f"report    {upload(report(runs, arguments.entity, arguments.project, name))}")
     except UserError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     missing = SECTIONS.keys() - {section.name for section in made.sections}
     if missing:
         print(f"no run logged anything for: {', '.join(sorted(missing))}")
-    print(f"dashboard {address}")
 
 
 if __name__ == "__main__":
