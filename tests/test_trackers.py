@@ -19,8 +19,9 @@ from conftest import ROOT
 from dtp_lightning.errors import UserError
 from dtp_lightning.loggers.trackers import STEP
 from dtp_lightning.report.board import collect
-from dtp_lightning.report.dashboard import SECTIONS, panels_of, tracked, workspace
+from dtp_lightning.report.dashboard import tracked, workspace
 from dtp_lightning.report.text import table
+from dtp_lightning.report.wandb_panels import SECTIONS, panels_of
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.summary import figures_in, scalars_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dtp_lightning.report.dashboard import ACROSS, group_of, grouping, panels
 from dtp_lightning.report.text import conclusions, table
+from dtp_lightning.report.wandb_panels import ACROSS, group_of, grouping, panels
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
