@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtp_lightning.errors import UserError
-from dtp_lightning.report.wandb_panels import ACROSS, SECTIONS, group_of, grouping, panels
+from dtp_lightning.report.wandb_panels import ACROSS, SECTIONS, chosen, grouping, panels
 from dtp_lightning.report.wandb_report import report
 from dtp_lightning.runs.reader import read_runs
 
@@ -56,7 +56,6 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
     from dtp_lightning.loggers.trackers import STEP
 
     learners = list(dict.fromkeys(run["learner"] for run in runs))
-    groups = sorted({group_of(run) for run in runs})
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -64,7 +63,7 @@ def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name
         sections=_sections(runs),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=max(10, len(learners))),
         runset_settings=ws.RunsetSettings(
-            filters=expr.And(expr.Metric("Group").isin(groups)),
+            filters=expr.And(*chosen(runs)),
             groupby=grouping(runs),
             group_colors={learner: COLOURS[i % len(COLOURS)] for i, learner in enumerate(learners)},
         ),

@@ -54,6 +54,15 @@ def grouping(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [*axes, *([expr.Metric("Group")] if len(within) > len(cells) else [])]
 
 
+def chosen(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Filters that leave these runs' groups, without evaluations if none is given: they would be averaged in."""
+    from wandb_workspaces import expr
+
+    groups = expr.Metric("Group").isin(sorted({group_of(run) for run in runs}))
+    evaluations = any("checkpoint" in run for run in runs)
+    return [groups, *([] if evaluations else [expr.Metric("JobType") != "evaluation"])]
+
+
 def group_of(run: Mapping[str, Any]) -> str:
     """The run's W&B group, as its folder says; runs of version 0.1 say nothing, and had dataset-model-loss."""
     folder = Path(run["folder"])

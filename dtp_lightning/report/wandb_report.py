@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dtp_lightning.report.text import conclusions, table
-from dtp_lightning.report.wandb_panels import ACROSS, group_of, grouping, panels
+from dtp_lightning.report.wandb_panels import ACROSS, chosen, grouping, panels
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -22,13 +22,11 @@ def report(runs: Sequence[Mapping[str, Any]], entity: str, project: str, title: 
         entity, project: W&B's, where the runs are.
         title: of the report.
     """
-    from wandb_workspaces import expr
     from wandb_workspaces.reports import v2 as wr
 
-    groups = sorted({group_of(run) for run in runs})
     runset = wr.Runset(
         entity=entity, project=project, name="runs",
-        filters=[expr.Metric("Group").isin(groups)],
+        filters=chosen(runs),
         groupby=[_as_text(key) for key in grouping(runs)],
     )  # fmt: skip
     blocks: list[Any] = [
