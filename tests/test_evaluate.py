@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 from PIL import Image
 
-from dtp_lightning import pipeline
+from dtp_lightning import evaluate_checkpoint
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.report.text import table
 from dtp_lightning.runs.reader import read_runs
@@ -31,7 +31,7 @@ def evaluate(folder: Path, *overrides: str) -> dict:
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config.hydra
-    return pipeline.evaluate(config, choices, folder, Path.cwd())
+    return evaluate_checkpoint.evaluate(config, choices, folder, Path.cwd())
 
 
 @pytest.fixture(scope="module")

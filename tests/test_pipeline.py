@@ -124,8 +124,9 @@ def test_wandb_received_config_metrics_and_pictures(run_folder: Path) -> None:
     config = run["config"]["update"]
     assert config["batch_size"] == 100
     assert config["learner"]["feedback"]["first"]["noise_std"] == 1.0, "nested plain values, not strings"
-    assert run["job_type"] == "dtp"
-    assert run["run_group"] == "mnist5k-cnn4-hinge"
+    assert config["names"] == {"learner": "dtp", "loss": "hinge", "model": "cnn4", "dataset": "mnist5k"}
+    assert run["job_type"] == "train" and run["run_group"].startswith("mnist5k-cnn4-hinge-dtp-2ep")
+    assert run["display_name"].startswith("dtp-hinge-cnn4-seed0")
     axes = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in by_kind["metric"]}
     assert axes["*"] == "trainer/global_step"
     assert axes["val/*"] == "epoch"
@@ -219,7 +220,7 @@ def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     runs = [next(r["run"] for r in records(tmp_path / "sweep" / job) if "run" in r) for job in ("0", "1")]
     assert runs[0]["run_id"] != runs[1]["run_id"]
-    assert [run["job_type"] for run in runs] == ["bp", "dtp"]
+    assert [run["config"]["update"]["names"]["learner"] for run in runs] == ["bp", "dtp"]
 
 
 def test_a_failing_job_of_a_multirun_leaves_the_others(tmp_path: Path) -> None:
