@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,12 @@ def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     with open_dict(config):
         del config.hydra
     return config, choices
+
+
+def processor() -> float:
+    """Seconds of processor time that this process's children took until they ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Learner:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import ROOT, options
@@ -211,10 +212,10 @@ def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
 
 
 def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, "evaluation=[knn]",
          "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     runs = [next(r["run"] for r in records(tmp_path / "sweep" / job) if "run" in r) for job in ("0", "1")]
@@ -223,9 +224,9 @@ def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
 
 
 def test_a_failing_job_of_a_multirun_leaves_the_others(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "-m", "batch_size=9999,500", *SHORT, *CHEAP, "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, timeout=240,
     )  # fmt: skip
     assert done.returncode != 0
     assert "batch_size=9999 is larger" in done.stderr
@@ -260,20 +261,19 @@ def own_rules(tmp_path: Path) -> Path:
 
 def test_a_new_rule_is_one_python_file_and_one_yaml_file(own_rules: Path) -> None:
     """Outside the repository, found through Hydra's search path."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "--config-dir", str(own_rules / "conf"), "learner=signed_bp",
          *SHORT, *CHEAP, "hydra.run.dir=run"],
-        cwd=own_rules, env={"PYTHONPATH": str(own_rules), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=240,
+        cwd=own_rules, env={"PYTHONPATH": str(own_rules), "PATH": "/usr/bin:/bin"}, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((own_rules / "run" / "summary.json").read_text())["learner"] == "signed_bp"
 
 
 def test_the_contracts_judge_a_new_rule(own_rules: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests" / "test_learners.py"), "-k", "signed_bp or says_it"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, timeout=300,
         env={**os.environ, "PYTHONPATH": f"{own_rules}:{ROOT}", "DTP_LIGHTNING_CONF": str(own_rules / "conf")},
     )  # fmt: skip
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
