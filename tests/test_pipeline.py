@@ -25,7 +25,8 @@ SHORT = (
     "trainer.limit_val_batches=2",
     "trainer.log_every_n_steps=2",
 )
-CHEAP = ("evaluation=[knn]", "logger=none")
+SMALL = "model.channels=[4,6,8]"
+CHEAP = ("evaluation=[knn]", "logger=none", SMALL)
 KEYS = {
     *("learner", "loss", "model", "dataset", "seed", "epochs", "git_commit", "versions"),
     *("linear/test_acc", "linear/val_acc", "knn/test_acc"),
@@ -141,6 +142,7 @@ def test_checkpoint_counts_batches_and_loads_safely(run_folder: Path) -> None:
     assert checkpoint["hyper_parameters"]["config"]["learner"]["target_step"] == 0.5
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", options("learner"))
 def test_global_step_is_the_number_of_batches(learner: str, run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     run_pipeline(f"learner={learner}", *SHORT, *CHEAP, "evaluation=[]", "callbacks=[]")
@@ -167,7 +169,7 @@ def test_seeds_differ_and_learners_share_their_start(run_pipeline: Callable[...,
 
 
 def test_distance_study(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    summary = run_pipeline(*SHORT, "evaluation=[distances]", "callbacks=[online_distances]", "logger=none")
+    summary = run_pipeline(*SHORT, SMALL, "evaluation=[distances]", "callbacks=[online_distances]", "logger=none")
     for prefix in ("", "random_encoder/"):
         assert summary[f"{prefix}distances/l1/negative_mean"] > summary[f"{prefix}distances/l1/positive_mean"] > 0
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -203,7 +205,7 @@ def test_a_run_too_short_to_log_still_ends_well(run_pipeline: Callable[..., dict
 
 
 def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    run_pipeline(*SHORT, "evaluation=[knn]", "logger=tensorboard")
+    run_pipeline(*SHORT, SMALL, "evaluation=[knn]", "logger=tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -213,7 +215,7 @@ def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
 
 def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
     done = processes.run(
-        [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, "evaluation=[knn]",
+        [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, SMALL, "evaluation=[knn]",
          "hydra.sweep.dir=sweep"],
         cwd=tmp_path, timeout=240,
     )  # fmt: skip

@@ -29,7 +29,10 @@ ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "dtp_lightning", "sweep", "smoke", f"hydra.sweep.dir={folder}", *overrides]
+    """A small network, which the folders of the jobs do not name."""
+    left_out = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*WHERE_DATA_LIES, 'model.channels'))}]"
+    small = ("model.channels=[4,6]", left_out, f"hydra.sweep.dir={folder}")
+    return [sys.executable, "-m", "dtp_lightning", "sweep", "smoke", *small, *overrides]
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
