@@ -85,7 +85,7 @@ def probe(folder: Path, evaluations: Path) -> list[Path]:
     Returns:
         the folders that hold figures of this run.
     """
-    from dtp_lightning import evaluate_checkpoint  # torch and Lightning take seconds
+    from dtp_lightning.cli import evaluate_checkpoint  # torch and Lightning take seconds
 
     found = [folder] if finished(folder) else []
     done = {run["epochs"] for run in read_runs(found)}

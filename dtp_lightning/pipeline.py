@@ -24,7 +24,6 @@ from dtp_lightning.data.labels import relabel
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.data.reader import usable
 from dtp_lightning.errors import DataError
-from dtp_lightning.evaluate_checkpoint import predictions_on
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.encoders import evaluate_encoders
 from dtp_lightning.export.writer import export
@@ -227,7 +226,8 @@ class Experiment:
     def evaluate(self, components: Components, trainer: pl.Trainer, cost: Cost) -> tuple[dict[str, Any], Predictions]:
         """The frozen encoder beside the untrained one, what training cost, and which code made these numbers."""
         trained, device = components.module.learner.model, trainer.strategy.root_device
-        predictions = predictions_on(components.data)
+        data = components.data
+        predictions = Predictions(data.test.images, data.test.labels, data.classes)
         figures = {
             **self.names,
             "seed": self.config.seed,

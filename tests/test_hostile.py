@@ -30,7 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 from hydra import compose, initialize_config_dir
 import dtp_lightning
-from dtp_lightning import evaluate_checkpoint
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.errors import UserError
 
 conf, out, *files = sys.argv[1:]

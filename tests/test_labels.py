@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from runs import TINY, assert_equal, figures, stored, weights
 
-from dtp_lightning import evaluate_checkpoint, pipeline
+from dtp_lightning import pipeline
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.config.keys import SINCE
 from dtp_lightning.config.run_config import OUR_KEYS
 from dtp_lightning.config.schema import checked

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -59,9 +60,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trackers")
     command = [sys.executable, str(ROOT / "train.py"), "-m", "learner=dtp,bp", *BOTH, *EVERYTHING]
     named = "hydra.sweep.subdir=${learner._target_}"
-    done = subprocess.run(
-        [*command, "hydra.sweep.dir=sweep", named], cwd=folder, capture_output=True, text=True, timeout=400
-    )
+    done = processes.run([*command, "hydra.sweep.dir=sweep", named], cwd=folder, timeout=400)
     assert done.returncode == 0, done.stderr
     return folder / "sweep"
 
@@ -167,7 +166,7 @@ def test_what_shares_a_panel() -> None:
 )
 def test_a_wrong_call_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(tmp_path), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = processes.run(command, cwd=ROOT, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (1, said)
 
 
@@ -175,7 +174,7 @@ def test_a_wrong_call_is_one_line(tmp_path: Path, words: tuple[str, ...], said: 
 def test_nobody_logged_in_is_one_line(sweep: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
     alone = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
+    done = processes.run(command, env=alone, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (1, "error: nobody is logged in to W&B: wandb login")
 
 
@@ -257,7 +256,7 @@ def test_the_workspace_and_the_report_are_saved(
         "WANDB_API_KEY": "a" * 40,
         "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
     }
-    done = subprocess.run(command, env=account, capture_output=True, text=True, timeout=240)
+    done = processes.run(command, env=account, timeout=240)
     assert server.saved, done.stderr
     for view in server.saved:
         assert (view["entityName"], view["projectName"], view["displayName"]) == ("a", "p", "sweep")
@@ -318,7 +317,7 @@ def test_the_board_without_a_terminal_says_what_to_call(sweep: Path, tmp_path: P
     page = tmp_path / "a page.html"
     page.write_text("")
     command = [sys.executable, "-m", "dtp_lightning.report.board", str(sweep), "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = processes.run(command, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"page     {page.as_uri()}", f"terminal {sys.executable} -m wandb leet {sweep / 'wandb'}"

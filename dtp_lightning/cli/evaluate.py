@@ -22,7 +22,7 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     entry.load()
-    from dtp_lightning import evaluate_checkpoint
+    from dtp_lightning.cli import evaluate_checkpoint
     from dtp_lightning.errors import DataError
     from dtp_lightning.runs.checkpoint_io import newest
 

@@ -76,11 +76,6 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     return figures
 
 
-def predictions_on(data: ImageData) -> Predictions:
-    """Where to put what probes predict for the test split of a data set."""
-    return Predictions(data.test.images, data.test.labels, data.classes)
-
-
 def _loggers(
     config: EvaluationConfig, chosen: str | None, stored: Checkpoint, evaluated_on: str, folder: Path
 ) -> Loggers:
@@ -131,7 +126,7 @@ def _evaluate_checkpoint(
     evaluations = usable(evaluations, data)
     if not evaluations:
         raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
-    device, predictions = _device(config.accelerator), predictions_on(data)
+    device, predictions = _device(config.accelerator), Predictions(data.test.images, data.test.labels, data.classes)
     plots = folder / "plots"
     found = evaluate_encoders(evaluations, network, untrained, data, seed, device, plots, predictions.add)
     return found, predictions
