@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from dtp_lightning.runtime.files import read_rows
+
+if TYPE_CHECKING:  # a report draws without torch, which takes seconds
+    from torch import Tensor
 
 # Okabe and Ito (2008): distinguishable with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -148,7 +150,7 @@ def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path
     figure = Figure(figsize=(4.6 * len(quantities), 2.6 * len(rows)))
     grid = figure.subplots(len(rows), len(quantities), squeeze=False, sharex="col")
     for column, quantity in enumerate(quantities):
-        all_values = torch.cat([values for panels in rows.values() for values in panels[quantity].values()])
+        all_values = np.concatenate([values for panels in rows.values() for values in panels[quantity].values()])
         bins = np.linspace(all_values.min().item(), all_values.max().item() + 1e-9, 80)
         for axes, (encoder, panels) in zip(grid, rows.items(), strict=True):
             axis = axes[column]
