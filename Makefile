@@ -22,7 +22,7 @@ ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard docs test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
+.PHONY: help train evaluate sweep report reproduce reproduction-page encoders-page export board dashboard docs test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ reproduce: $(VENV)/.installed ## a row of Table 1, from nothing to its line: mak
 
 reproduction-page: $(VENV)/.installed ## write the tables of docs/reproduction.md from results/
 	$(BIN)/python benchmarks/reproduction.py
+
+encoders-page: $(VENV)/.installed ## write the table of docs/encoders.md: probes the encoders that come with the package
+	$(BIN)/python benchmarks/encoders.py
 
 export: $(VENV)/.installed ## a run's encoder as safetensors with a card: make export RUN=last
 	$(BIN)/dtp export "$(RUN)" $(ARGS)

@@ -80,6 +80,11 @@ def test_features_equal_those_of_the_run(finished: Path) -> None:
     assert encoder.embedding_dim == expected.shape[1]
 
 
+def test_the_same_run_gives_the_same_file(finished: Path, tmp_path: Path) -> None:
+    files = {export(finished, tmp_path / str(i)).read_bytes() for i in range(8)}
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_is_exported(model: str, run_pipeline: Callable[..., dict], coloured: Path, tmp_path: Path) -> None:
     if model == "timm":

@@ -15,7 +15,7 @@ from test_local import step_bytes
 from torch import Tensor
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners import ForwardForward, LatentPredictiveLearning, Learner, SelfContrastive
+from dtp_lightning.learners import ForwardForward, LatentPredictiveLearning, Learner, SelfContrastive, SoftHebb
 from dtp_lightning.losses import ContrastiveHinge, LatentPredictive
 from dtp_lightning.models import Network, forward_only_net
 
@@ -99,6 +99,40 @@ def test_forward_forward_follows_its_equation(views: Tensor) -> None:
     of_g = np.concatenate([-sigmoid(1.5 - g[:8]), sigmoid(g[8:] - 1.5)]) / 8
     delta = of_g[:, None, None] * 2 * np.maximum(a, 0) / a[0].size
     assert_gradients(network, np.einsum("npc,npk->ck", delta, patches), delta.sum((0, 1)))
+
+
+def test_softhebb_follows_its_equation(views: Tensor) -> None:
+    """Sum of y_k (x - u_k w_k), y = softmax(t u), negative but for the winner; scaled; times abs(norm - 1)^0.5."""
+    network = one_stage(norm="batch", bias=False, initial_norm=3.0, activation="triangle", power=0.7)
+    learner = SoftHebb(network, ContrastiveHinge(), sgd, inverse_temperature=0.7)
+    images = views.double().flatten(0, 1)
+    x = (images.numpy() - network.mean) / network.std
+    x = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5)
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    patches = np.stack([x[:, :, i : i + 3, j : j + 3].reshape(len(x), -1) for i in range(16) for j in range(16)])
+    conv = network.stages[0].forward_map[2]
+    w = conv.weight.detach().numpy().reshape(4, -1)
+    step = np.zeros_like(w)
+    for patch in patches.reshape(-1, w.shape[1]):
+        u = w @ patch
+        y = np.exp(0.7 * u - (0.7 * u).max())
+        y = -y / y.sum()
+        y[u.argmax()] *= -1
+        step += y[:, None] * (patch - u[:, None] * w)
+    step *= np.abs(np.linalg.norm(w, axis=1) - 1)[:, None] ** 0.5 / np.abs(step).max()
+    learner.step(views.double(), update=lambda: None)
+    np.testing.assert_allclose(conv.weight.grad.numpy().reshape(4, -1), -step, rtol=1e-6, atol=1e-10)
+
+
+def test_softhebb_leads_norms_to_one() -> None:
+    network = one_stage(norm="batch", bias=False, initial_norm=3.0, channels=[3])
+    learner = SoftHebb(network, ContrastiveHinge(), partial(torch.optim.SGD, lr=0.02))
+    weight = network.stages[0].forward_map[2].weight
+    assert (weight.flatten(1).norm(dim=1) > 2).all()
+    images = torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    for _ in range(150):
+        learner.step(images)
+    assert ((weight.flatten(1).norm(dim=1) - 1).abs() < 0.01).all()
 
 
 def test_hybrids_are_made_of_two_images(views: Tensor) -> None:

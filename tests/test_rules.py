@@ -48,7 +48,7 @@ def small(model: str) -> Network:
 
 
 OF_LIBRARIES = {"torchvision", "timm"}  # tests/test_networks.py
-FORWARD_ONLY = {"scff", "scff_small", "ff"}
+FORWARD_ONLY = {"scff", "scff_small", "ff", "softhebb", "softhebb_small"}
 NEEDS_TRANSPOSE = {"dtp", "dtp_kp", "dtp_mirror"}
 
 

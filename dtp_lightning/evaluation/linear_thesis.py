@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,12 +23,20 @@ class ThesisLinearProbe(ClassProbe):
         epochs: passes over the training features.
         batch_size: images of a batch.
         lr: learning rate of Adam.
+        dropout: probability that a feature is left out while the probe learns (SoftHebb's and SCFF's: 0.5).
     """
 
-    def __init__(self, epochs: PositiveInt = 100, batch_size: PositiveInt = 1000, lr: PositiveFloat = 1e-3) -> None:
+    def __init__(
+        self,
+        epochs: PositiveInt = 100,
+        batch_size: PositiveInt = 1000,
+        lr: PositiveFloat = 1e-3,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
+        self.dropout = dropout
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """Measure ``val_acc`` and ``test_acc`` after the last epoch, as the thesis; ``best_val/...`` after the best."""
@@ -37,7 +47,11 @@ class ThesisLinearProbe(ClassProbe):
         best_val, best = -1.0, (weight.detach(), bias.detach())
         for _ in guard.checked(range(self.epochs)):
             for index in torch.randperm(len(train.y), generator=generator).split(self.batch_size):
-                loss = F.cross_entropy(F.linear(train.x[index], weight, bias), train.y[index])
+                x = train.x[index]
+                if self.dropout:
+                    kept = torch.rand(x.shape, generator=generator) >= self.dropout
+                    x = x * kept / (1 - self.dropout)
+                loss = F.cross_entropy(F.linear(x, weight, bias), train.y[index])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +34,10 @@ BUILDERS: dict[str, Callable[..., Network]] = {
 }
 """Network builders that a card may name."""
 LARGEST_TEXT = 2**20  # bytes of a card, and of a header
-DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-"""What weights and the buffers of norms are, as safetensors calls it."""
+DTYPES = {torch.float32: ("F32", "F16"), torch.int64: ("I64",)}
+"""What weights and the buffers of norms may be stored as, in the words of safetensors."""
+PUBLISHED = Path(__file__).parent / "encoders"
+"""Encoders that come with the package. docs/encoders.md"""
 
 
 class Input(BaseModel):
@@ -124,7 +127,8 @@ def load_encoder(path: str | Path) -> Encoder:
 
     Args:
         path: the ``.safetensors`` file, its ``.json`` card, or the folder of an ``encoder.safetensors``; card and
-            weights are in the same folder.
+            weights are in the same folder. Or the name of one that comes with the package: ``"mnist5k-hinge-dtp"``
+            (:func:`published`).
 
     Returns:
         The encoder on the CPU, in evaluation mode, without gradients (``requires_grad_(True)`` to fine-tune it).
@@ -132,17 +136,28 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         DataError: a file is missing or was changed, or the two do not belong together.
     """
-    path = Path(path).expanduser()
+    names = published()
+    path = PUBLISHED / path if path in names else Path(path).expanduser()
     weights = path / "encoder.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
     card_path = weights.with_suffix(".json")
     for file in (weights, card_path):
         if not file.is_file():
-            raise DataError(f"{file}: no such file; dtp export RUN writes weights and card")
+            near = get_close_matches(str(path), names, 1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise DataError(
+                f"{file}: no such file; {hint}dtp export RUN writes weights and card, "
+                f"and the package brings {', '.join(names)}"
+            )
     try:
         card = read_card(card_path)
         return _load_encoder(card, weights)
     except DataError as error:
         raise DataError(f"{card_path}: {error}") from error
+
+
+def published() -> list[str]:
+    """Names of the encoders that come with the package: data set, loss, learner."""
+    return sorted(path.stem for path in PUBLISHED.glob("*.safetensors"))
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -196,10 +211,12 @@ def _check_tensors(header: Mapping[str, Any], encoder: nn.Module, path: Path) ->
         places = sorted((start, end) for entry in header.values() for start, end in [entry["data_offsets"]])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path.name} is no safetensors file ({error!r})") from error
-    expected = {name: (tuple(value.shape), DTYPES.get(value.dtype)) for name, value in encoder.state_dict().items()}
-    if found != expected:
-        name = next(name for name in [*expected, *found] if expected.get(name) != found.get(name))
-        raise DataError(f"the weights do not fit: {name} is {found.get(name)}, and the encoder's {expected.get(name)}")
+    weights = encoder.state_dict()
+    for name in [*weights, *found]:
+        shape, dtype = found.get(name, (None, None))
+        if name not in weights or shape != weights[name].shape or dtype not in DTYPES[weights[name].dtype]:
+            expected = (tuple(weights[name].shape), DTYPES[weights[name].dtype][0]) if name in weights else None
+            raise DataError(f"the weights do not fit: {name} is {found.get(name)}, and the encoder's {expected}")
     ends = [0, *(end for _, end in places)]
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -237,7 +254,7 @@ def _load_encoder(card: Mapping[str, Any], weights: Path) -> Encoder:
         raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
     _check_tensors(header, encoder, weights)
     try:
-        state_dict = load_file(weights)
+        state_dict = {k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()}
     except (SafetensorError, ValueError) as error:
         raise DataError(f"{weights.name} is no safetensors file ({error})") from error
     try:

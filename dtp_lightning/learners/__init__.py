@@ -18,6 +18,7 @@ from dtp_lightning.learners.reconstruction import (
 )
 from dtp_lightning.learners.scff import SelfContrastive
 from dtp_lightning.learners.schedule import Course, Schedule
+from dtp_lightning.learners.softhebb import SoftHebb
 from dtp_lightning.learners.target_network import TargetNetwork
 from dtp_lightning.learners.target_propagation import TargetPropagation, difference_error
 
@@ -44,6 +45,7 @@ __all__ = [
     "LocalDifferenceReconstruction",
     "Schedule",
     "SelfContrastive",
+    "SoftHebb",
     "StageTrace",
     "TargetNetwork",
     "TargetPropagation",

@@ -8,7 +8,7 @@ from math import prod
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,15 +50,20 @@ class Standardise(nn.Module):
 
 
 class Triangle(nn.Module):
-    """relu(a_c - mean over channels of a), the activation that Coates et al. (2011) named so.
+    """relu(a_c - mean over channels of a)^power, the activation that Coates et al. (2011) named so, with power 1.
 
     >>> Triangle()(torch.tensor([[1.0, 5.0]]))
     tensor([[0., 2.]])
     """
 
+    def __init__(self, power: float = 1.0) -> None:
+        super().__init__()
+        self.power = power
+
     def forward(self, a: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape."""
-        return F.relu(a - a.mean(1, keepdim=True))
+        bent = F.relu(a - a.mean(1, keepdim=True))
+        return bent if self.power == 1 else bent**self.power
 
 
 class Preactivation(nn.Identity):
@@ -68,7 +73,6 @@ class Preactivation(nn.Identity):
     """
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"triangle": Triangle, "relu": nn.ReLU}
 POOLINGS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
@@ -82,8 +86,11 @@ def forward_only_net(
     pool_padding: NonNegativeInt | Sequence[NonNegativeInt] = (1, 1, 0),
     pooling: Literal["max", "average"] | Sequence[Literal["max", "average"]] = ("max", "max", "average"),
     activation: Literal["triangle", "relu"] | Sequence[Literal["triangle", "relu"]] = ("triangle", "triangle", "relu"),
-    norm: Literal["standard", "length"] = "standard",
+    power: PositiveFloat | Sequence[PositiveFloat] = 1.0,
+    norm: Literal["standard", "length", "batch"] = "standard",
     padding: Literal["reflect", "zeros"] = "reflect",
+    bias: bool = True,
+    initial_norm: PositiveFloat | None = None,
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Identity",
     classes: int | None = None,
@@ -100,8 +107,12 @@ def forward_only_net(
         pool, pool_stride, pool_padding: of the pooling, in pixels; sizes are rounded up. ``pool`` 1 is none.
         pooling: ``max`` or ``average``.
         activation: ``triangle`` or ``relu``.
-        norm: of each stage's input, an image at a time: ``standard``, or ``length`` (no mean is taken off).
-        padding: before the normalisation.
+        power: of the triangle.
+        norm: of each stage's input, an image at a time: ``standard``, or ``length`` (no mean is taken off); ``batch``:
+            a channel at a time, by the batch, and by its running statistics in evaluation.
+        padding: before the normalisation of images, after that of channels.
+        bias: of the convolutions.
+        initial_norm: about what the norm of a channel's weights, which are normal, starts at; None: Xavier's uniform.
         embedding_dim: D.
         head_activation: of the head.
         classes: K, for a supervised control.
@@ -112,11 +123,14 @@ def forward_only_net(
     count = len(channels)
     kernels, pools = each_stage("kernel_size", kernel_size, count), each_stage("pool", pool, count)
     strides, edges = each_stage("pool_stride", pool_stride, count), each_stage("pool_padding", pool_padding, count)
+    powers = each_stage("power", power, count)
     kinds, acts = each_stage("pooling", pooling, count), each_stage("activation", activation, count)
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
         pooled = POOLINGS[kinds[i]](pools[i], strides[i], edges[i], ceil_mode=True) if pools[i] > 1 else None
-        stages.append(_stage(below, here, kernels[i], ACTIVATIONS[acts[i]](), pooled, norm, padding, feedback=i > 0))
+        bent = Triangle(powers[i]) if acts[i] == "triangle" else nn.ReLU()
+        conv = _convolution(below, here, kernels[i], bias, initial_norm)
+        stages.append(_stage(conv, bent, pooled, norm, padding, feedback=i > 0))
     try:
         shapes = shapes_of(stages, images)
     except RuntimeError as error:
@@ -128,17 +142,26 @@ def forward_only_net(
     return network.to(memory_format=torch.channels_last)
 
 
-def _stage(
-    below: int, here: int, kernel: int, activation: nn.Module, pooled: nn.MaxPool2d | nn.AvgPool2d | None,
-    norm: Literal["standard", "length"], padding: Literal["reflect", "zeros"], *, feedback: bool,
-) -> Stage:  # fmt: skip
+def _convolution(below: int, here: int, kernel: int, bias: bool, initial_norm: float | None) -> nn.Conv2d:
     if kernel % 2 == 0:
         raise ConfigError(f"model.kernel_size={kernel} must be odd")
+    conv = nn.Conv2d(below, here, kernel, bias=bias)
+    if initial_norm is None:
+        nn.init.xavier_uniform_(conv.weight)
+    else:
+        nn.init.normal_(conv.weight, std=initial_norm / (below * kernel**2) ** 0.5)
+    return conv
+
+
+def _stage(
+    conv: nn.Conv2d, activation: nn.Module, pooled: nn.MaxPool2d | nn.AvgPool2d | None,
+    norm: Literal["standard", "length", "batch"], padding: Literal["reflect", "zeros"], *, feedback: bool,
+) -> Stage:  # fmt: skip
+    below, here, kernel = conv.in_channels, conv.out_channels, int(conv.kernel_size[0])
     pad = (nn.ReflectionPad2d if padding == "reflect" else nn.ZeroPad2d)(kernel // 2)
-    conv = nn.Conv2d(below, here, kernel)
-    nn.init.xavier_uniform_(conv.weight)
-    layers = [pad, Standardise(centre=norm == "standard"), conv, Preactivation(), activation]
+    before = [nn.BatchNorm2d(below, affine=False), pad] if norm == "batch" else [pad, Standardise(norm == "standard")]
+    layers = [*before, conv, Preactivation(), activation, *([] if pooled is None else [pooled])]
     step = 1 if pooled is None else int(pooled.stride)  # type: ignore[arg-type]
     reach = max(kernel, step + 1 - step % 2)  # odd, and no place is out of reach
     g = ConvFeedback(here, below, reach, step, activation="ReLU", bias=True) if feedback else None
-    return Stage(nn.Sequential(*layers, *([] if pooled is None else [pooled])), g)
+    return Stage(nn.Sequential(*layers), g)

@@ -195,7 +195,7 @@ def shapes_of(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...
 
 def each_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value a stage."""
-    if isinstance(value, int | str):
+    if isinstance(value, int | float | str):
         return [value] * stages
     if len(value) != stages:
         raise ConfigError(f"model.{name} has {len(value)} entries for {stages} stages: give one for all, or one each")
