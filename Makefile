@@ -18,14 +18,24 @@ SIZE := about 6 GB on disk on Linux, 4 of them CUDA's libraries; make ... CPU=1 
 endif
 
 .DEFAULT_GOAL := help
+LOCKED ?=
+ifneq ($(LOCKED),)  # the versions that the suite ran with, each file by its hash: make install LOCKED=1
+install = $(BIN)/python -m pip install --require-hashes --requirement locks/$(1).txt && \
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+else
+install = $(BIN)/python -m pip install --editable '$(2)'
+endif
+EXTRAS := test dashboard joblib slurm timm huggingface search docs lint  # ray, which needs other versions, is not locked
 ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help train evaluate sweep report reproduce reproduction-page encoders-page export board dashboard docs test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
+.PHONY: help install train evaluate sweep report reproduce reproduction-page encoders-page export board dashboard docs test test-faults test-wheel test-oldest wheel errors audit lock bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## the environment; by locks/, versions and hashes, in a new one: make install LOCKED=1 VENV=.venv-locked
 
 train: $(VENV)/.installed ## train and evaluate: make train ARGS="learner=bp loss=simclr trainer.max_epochs=2"
 	$(BIN)/dtp train loss=hinge learner=dtp $(ARGS)
@@ -74,6 +84,17 @@ test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks
 test-wheel: $(VENV)/.installed-test ## builds the wheel, installs it elsewhere, uses it in an empty folder; needs a registry
 	$(BIN)/python -m pytest -m wheel -s $(ARGS)
 
+test-oldest: OLDEST := $(VENV)-oldest
+test-oldest: $(BIN)/python ## the suite's core with the oldest versions that pyproject.toml allows; 6 GB, deleted afterwards
+	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/python -m venv $(OLDEST)
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra test --resolution lowest-direct --python $(OLDEST)/bin/python -o $(OLDEST)/oldest.txt
+	$(BIN)/uv pip install --python $(OLDEST)/bin/python -r $(OLDEST)/oldest.txt
+	$(BIN)/uv pip install --python $(OLDEST)/bin/python --no-deps --editable .
+	$(OLDEST)/bin/python -m pytest -q $(if $(ARGS),$(ARGS),-k golden)
+	$(OLDEST)/bin/dtp train experiment=smoke logger=none hydra.run.dir=$(OLDEST)/smoke
+	rm -rf $(OLDEST)
+
 wheel: $(BIN)/python ## dist/*.whl, with conf/ and sweeps/ in it
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -83,6 +104,15 @@ errors: $(VENV)/.installed-test ## write docs/errors.md: wrong inputs and what t
 audit: $(VENV)/.installed ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7,<3'
 	$(BIN)/python -m pip_audit --skip-editable
+
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock: $(VENV)/.installed-test ## write locks/: what is installed here, and what the extras need, with hashes (asks PyPI)
+	$(BIN)/python -m pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/python -m pip freeze --exclude-editable --exclude uv > $(VENV)/tested.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml locks/build.in $(EXTRAS:%=--extra %) -c $(VENV)/tested.txt \
+		--generate-hashes --no-annotate --python $(BIN)/python -o locks/all.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml locks/build.in -c locks/all.txt \
+		--generate-hashes --no-annotate --python $(BIN)/python -o locks/base.txt
 
 same-numbers: $(VENV)/.installed ## does the code compute what a commit computed, to the last bit: make same-numbers REV=HEAD
 	$(BIN)/python benchmarks/same_numbers.py $(REV)
@@ -114,10 +144,10 @@ $(BIN)/python:
 # a stamp for each set of packages: nothing is installed twice until pyproject.toml changes
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV): PyTorch and what it needs, $(SIZE). This takes minutes, once."
-	$(BIN)/python -m pip install --editable .
+	$(call install,base,.)
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with what '$*' needs: $(SIZE). This takes minutes, once."
-	$(BIN)/python -m pip install --editable '.[$*]'
+	$(call install,all,.[$*])
 	@touch $@

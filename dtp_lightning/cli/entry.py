@@ -232,6 +232,15 @@ def _forbidden(error: OSError) -> str | None:
     return f"{error.filename}: {os.strerror(error.errno).lower()}; hydra.run.dir=... chooses where a run is written"
 
 
+def _from_the_system(error: BaseException) -> str | None:
+    """One line for a folder as :func:`_forbidden`, or for a killed process of a sweep; None for any other error."""
+    from concurrent.futures import BrokenExecutor  # joblib's error is one
+
+    if isinstance(error, BrokenExecutor):
+        return "a process that ran jobs was killed (the system does so where memory is short): the same command goes on"
+    return _forbidden(error) if isinstance(error, OSError) else None
+
+
 def _one_line(error: Exception) -> str:
     """Its message, without the traceback that torch puts before an error of a data worker."""
     return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
@@ -254,7 +263,7 @@ def _explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):
         return "a group takes the name of one of its options, or a list of them; --help lists the options"
     if not isinstance(error, CompactHydraException | OmegaConfBaseException):
-        return _forbidden(error) if isinstance(error, OSError) else None
+        return _from_the_system(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key '{match[1]}'" + advice.nearest_key(match[1], config_name)
     if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", text):

@@ -6,6 +6,7 @@ cannot change on resume.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,7 @@ SINCE: dict[str, Any] = {
 """Keys that came later than the first run folders, and what those runs did; parameters of our classes have defaults."""
 
 
+@functools.lru_cache(maxsize=100_000)  # a report asks for the same few in every run
 def key(name: str) -> Key:
     """What holds of a dotted key: of the first line of :data:`KEYS` that matches it, or of :data:`OTHER`."""
     return next((entry for entry in KEYS if re.fullmatch(entry.pattern, name)), OTHER)

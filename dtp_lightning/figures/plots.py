@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn import functional as F
 
 from dtp_lightning.runtime.files import read_rows
+
+if TYPE_CHECKING:  # a report draws without torch, which takes seconds
+    from torch import Tensor
 
 # Okabe and Ito (2008): distinguishable with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,10 +29,11 @@ def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
     """
     rows = [("image", images.float() / 255), *((f"view {v}", view) for v, view in enumerate(views))]
     figure = Figure(figsize=(0.9 * images.shape[0] + 0.8, 0.95 * len(rows) + 0.1))
-    gap = max(1, images.shape[-1] // 16)  # white, in pixels
+    gap = max(1, images.shape[-1] // 16)  # in pixels, and a grey that neither white nor black images run into
     for (name, batch), axis in zip(rows, figure.subplots(len(rows), squeeze=False)[:, 0], strict=True):
-        strip = torch.cat([*F.pad(batch, [gap] * 4, value=1)], dim=-1)  # one picture: axes take long to draw
-        axis.imshow(strip.permute(1, 2, 0).squeeze(-1).cpu().numpy().clip(0, 1), cmap="gray", vmin=0, vmax=1)
+        framed = np.pad(batch.cpu().numpy(), [(0, 0), (0, 0), (gap, gap), (gap, gap)], constant_values=0.8)
+        strip = np.concatenate([*framed], axis=-1).transpose(1, 2, 0)  # one picture: axes take long to draw
+        axis.imshow(strip.squeeze(-1) if strip.shape[-1] == 1 else strip.clip(0, 1), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[], ylabel=name)
         axis.spines[:].set_visible(False)
     save(figure, path)
@@ -149,7 +151,7 @@ def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path
     figure = Figure(figsize=(4.6 * len(quantities), 2.6 * len(rows)))
     grid = figure.subplots(len(rows), len(quantities), squeeze=False, sharex="col")
     for column, quantity in enumerate(quantities):
-        all_values = torch.cat([values for panels in rows.values() for values in panels[quantity].values()])
+        all_values = np.concatenate([values for panels in rows.values() for values in panels[quantity].values()])
         bins = np.linspace(all_values.min().item(), all_values.max().item() + 1e-9, 80)
         for axes, (encoder, panels) in zip(grid, rows.items(), strict=True):
             axis = axes[column]

@@ -53,7 +53,7 @@ def main() -> None:
         unfinished = {
             f"{folder}/{job}": reason for folder in arguments.folders for job, reason in failures(folder).items()
         }
-        write_page(runs, arguments.html, title, arguments.split, unfinished)
+        write_page(runs, arguments.html, title, arguments.split, unfinished, stages)
         print(f"page {arguments.html}")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from dtp_lightning.errors import UserError
 from dtp_lightning.report.cells import Cell
 from dtp_lightning.report.tables import NONE, Entry, Table
-from dtp_lightning.runs.reader import config_of, stage_rows, top_stage, trained_in
+from dtp_lightning.runs.metrics import stage_points, top_stage
+from dtp_lightning.runs.reader import config_of, trained_in
 
 ANGLE = "angle/stage<i>/weight"
 NORM_RATIO = "norm_ratio/stage<i>/weight"
@@ -33,17 +34,16 @@ def looks(cell: Cell, *quantities: str) -> dict[str, dict[int, dict[int, Looks]]
 
     Args:
         cell: runs of one kind.
-        quantities: as in :func:`dtp_lightning.runs.reader.stage_rows`.
+        quantities: as in :func:`dtp_lightning.runs.metrics.stage_points`.
     """
     found: dict[str, dict[int, dict[int, Looks]]] = {quantity: {} for quantity in quantities}
     for seed, folders in cell.folders.items():
         metrics = trained_in(folders[0]) / "metrics.csv"
         top = top_stage(metrics)
-        for quantity, rows in stage_rows(metrics, *quantities).items():
-            for batch, stages in rows:
-                for stage, value in stages.items():
-                    if stage != top or quantity not in (ANGLE, NORM_RATIO):
-                        found[quantity].setdefault(stage, {}).setdefault(seed, []).append((batch, value))
+        for quantity in quantities:
+            for stage, points in stage_points(metrics, quantity).items():
+                if stage != top or quantity not in (ANGLE, NORM_RATIO):
+                    found[quantity].setdefault(stage, {})[seed] = points
     return found
 
 

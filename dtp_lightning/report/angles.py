@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from dtp_lightning.runs.reader import angle_rows, top_stage
+from dtp_lightning.runs.metrics import angle_rows, top_stage
 
 WHEN = ("start", "middle", "end")
 
 
 def below_the_top(metrics: Path) -> list[tuple[int, dict[int, float]]]:
-    """:func:`~dtp_lightning.runs.reader.angle_rows` without the top stage, and without steps that had no other.
+    """:func:`~dtp_lightning.runs.metrics.angle_rows` without the top stage, and without steps that had no other.
 
     At the top stage target propagation takes its target from the objective's own gradient: its angle there is 0 by
     construction, and would lower every mean.

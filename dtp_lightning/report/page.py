@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dtp_lightning.report.alignment import alignment_table, legend, stages_of
+from dtp_lightning.report.alignment import StageAlignment, alignment_table, legend, stages_of
 from dtp_lightning.report.cells import (
     ABSENT,
     Cell,
@@ -25,7 +25,7 @@ from dtp_lightning.report.cells import (
     probes_of,
     warnings_of,
 )
-from dtp_lightning.report.page_figures import figures
+from dtp_lightning.report.page_figures import figures, left_out
 from dtp_lightning.report.pictures import link_to, pictures
 from dtp_lightning.report.tables import NONE, comparison_table, csv_table, extremes_table, paired_table, pairs
 from dtp_lightning.runs.reader import config_of
@@ -101,7 +101,12 @@ class ListedCell:
 
 
 def write_page(
-    runs: Sequence[Run], path: Path, title: str, split: str = "test", failed: Mapping[str, str] | None = None
+    runs: Sequence[Run],
+    path: Path,
+    title: str,
+    split: str = "test",
+    failed: Mapping[str, str] | None = None,
+    stages: Sequence[StageAlignment] | None = None,
 ) -> None:
     """Write the page, and beside it its table as .csv and .md and its figures as .svg and .png.
 
@@ -113,10 +118,12 @@ def write_page(
         title: of the page.
         split: whose accuracies, ``test`` or ``val``.
         failed: jobs that began and did not finish -> reason.
+        stages: of the runs' cells, where they are known.
     """
     cells, probes = cells_of(runs), probes_of(runs, split)
     comparison = comparison_table(cells, runs, split)
-    drawings, stages = list(figures(cells, split)), stages_of(cells)
+    drawings = list(figures(cells, split))
+    stages = stages_of(cells) if stages is None else stages
     paired, conclusions = paired_table(cells, probes, split)
     main = [conclusion for conclusion in conclusions if conclusion.main]
     page = templates.get_template("page.html").render(
@@ -129,6 +136,7 @@ def write_page(
         comparison=comparison,
         extremes=extremes_table(cells, probes, split),
         figures=drawings,
+        left_out=left_out(cells),
         pictures=pictures(cells, path),
         alignment=alignment_table(stages) if stages else None,
         alignment_legend=legend(),

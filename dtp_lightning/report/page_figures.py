@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
 from collections import defaultdict
@@ -14,15 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dtp_lightning.figures.plots import steps_per_epoch
 from dtp_lightning.report.alignment_figure import alignment
 from dtp_lightning.report.angles import mean_angles
 from dtp_lightning.report.cells import Cell, labels_of, main_probe
 from dtp_lightning.report.drawing import INK, STYLE, Drawing, Line, slug
+from dtp_lightning.runs.metrics import metrics_of
 from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import RANDOM
-from dtp_lightning.runtime.files import read_rows
 
+MOST = 24
+"""Lines in a figure; more are not told apart, and take minutes to draw."""
+MOST_TASKS = 12
+"""Data sets, models and losses with figures of their own."""
 Points = list[tuple[float, float]]
 
 
@@ -33,9 +37,7 @@ def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawing]:
         cells: what is compared.
         split: whose accuracy is set against the cost, ``test`` or ``val``.
     """
-    tasks: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        tasks[cell.task].append(cell)
+    tasks = {task: _told_apart(members) for task, members in _tasks(cells)[:MOST_TASKS]}
     labelled = {task: list(zip(members, labels_of(members), strict=True)) for task, members in tasks.items()}
     numbers = {label: i for i, label in enumerate(dict.fromkeys(name for t in labelled.values() for _, name in t))}
     for task, members in labelled.items():
@@ -52,12 +54,47 @@ def figures(cells: Sequence[Cell], split: str) -> Iterator[Drawing]:
             yield from [drawing] if drawing else []
 
 
+def left_out(cells: Sequence[Cell]) -> str:
+    """What :func:`figures` does not draw of so many cells, and how to see it; nothing for few."""
+    tasks, sentences = _tasks(cells), []
+    if len(tasks) > MOST_TASKS:
+        sentences.append(f"The first {MOST_TASKS} of {len(tasks)} data sets, models and losses have figures.")
+    if any(len(members) > MOST for _, members in tasks[:MOST_TASKS]):
+        sentences.append(
+            f"Where there are more than {MOST} cells, a figure shows that cell of each learner whose accuracy on "
+            "validation is best."
+        )
+    return " ".join([*sentences, "A report of fewer folders draws the others."] if sentences else [])
+
+
+def _tasks(cells: Sequence[Cell]) -> list[tuple[tuple[str, ...], list[Cell]]]:
+    tasks: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        tasks[cell.task].append(cell)
+    return [*tasks.items()]
+
+
+def _told_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """All cells of a task, or of too many the best of each learner by validation, and at most :data:`MOST` of these."""
+    if len(cells) <= MOST:
+        return [*cells]
+    probe = main_probe(cells, "val")
+    best: dict[str, tuple[float, Cell]] = {}
+    for cell in cells:
+        interval = cell.interval(f"{probe}/val_acc")
+        mean, learner = interval.mean if interval else -math.inf, cell.names["learner"]
+        if learner not in best or mean > best[learner][0]:
+            best[learner] = (mean, cell)
+    return [cell for _, cell in best.values()][:MOST]
+
+
 def _once(lines: Sequence[Line]) -> list[Line]:
     """Without those that are an earlier checkpoint of the same trainings: their curve is the beginning of another."""
     longest: dict[tuple[Path, ...], Line] = {}
     for line in sorted(lines, key=lambda line: int(line.cell.names["epochs"])):
         longest[tuple(trained_in(folders[0]) for folders in line.cell.folders.values())] = line
-    return [line for line in lines if line in longest.values()]
+    kept = {id(line) for line in longest.values()}
+    return [line for line in lines if id(line) in kept]
 
 
 def _learning(lines: Sequence[Line], where: str) -> Drawing | None:
@@ -166,12 +203,12 @@ def total_macs(folder: Path, macs_per_image: float) -> float | None:
         folder: of a training.
         macs_per_image: for one view.
     """
-    config, rows = config_of(folder), read_rows(folder / "metrics.csv")
-    if not rows or "batch_size" not in config:
+    config, logged = config_of(folder), metrics_of(folder / "metrics.csv").steps
+    if not logged or "batch_size" not in config:
         return None
     one = config.get("augment._target_", "").endswith("CleanView")
     views = int(config.get("augment.views", 1 if one else 2))
-    steps = 1 + max(int(row["step"]) for row in rows)
+    steps = 1 + max(logged)
     return macs_per_image * views * steps * int(config["batch_size"])
 
 
@@ -187,9 +224,9 @@ _macs = ("multiply-accumulates", "training, 10¹² multiply-accumulates", _macs_
 
 def _column(name: str, factor: float = 1.0) -> Callable[[Path, Cell], Points]:
     def points(folder: Path, cell: Cell) -> Points:
-        rows = read_rows(folder / "metrics.csv")
-        per_epoch, last = steps_per_epoch(rows), int(cell.names["epochs"])
-        at = {(int(row["step"]) + 1) / per_epoch: factor * float(row[name]) for row in rows if row.get(name)}
+        metrics, last = metrics_of(folder / "metrics.csv"), int(cell.names["epochs"])
+        per_epoch = metrics.steps_per_epoch
+        at = {(step + 1) / per_epoch: factor * value for step, value in metrics.points(name)}
         return [(x, y) for x, y in at.items() if x <= last + 1e-6]  # a checkpoint may be older than its run
 
     return points

@@ -1,4 +1,4 @@
-"""Reads run folders: summaries, configurations, settings, and the angles in metrics.csv; and saved summaries."""
+"""Reads run folders: summaries, configurations and settings; and saved summaries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import csv
 import functools
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from dtp_lightning.config.flatten import flatten
 from dtp_lightning.config.keys import OPTIONAL_GROUPS, SINCE, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
-from dtp_lightning.runs.stored import read_config, read_summary
+from dtp_lightning.runs.stored import read_summary, read_yaml
 from dtp_lightning.runs.summary import AXES
-from dtp_lightning.runtime.files import read_rows
+from dtp_lightning.runtime.files import version_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ TEXT = (
 )
 APART = "; "
 """Between the warnings of a run in a CSV file."""
-STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
 def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -100,15 +98,14 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
     path = folder / "config.yaml"
     if not path.exists():
         return {}
-    stat = path.stat()
-    return dict(_config_of(path, defaults, (stat.st_mtime_ns, stat.st_size)))
+    return dict(_config_of(path, defaults, version_of(path)))
 
 
 @functools.lru_cache(maxsize=20_000)  # a report asks for each several times, and YAML is slow
 def _config_of(path: Path, defaults: bool, version: tuple[int, int]) -> dict[str, str]:
     """:func:`config_of` for a version of the file."""
     try:
-        stored = read_config(path)
+        stored = read_yaml(path)
     except DataError as error:
         log.warning("%s; its keys are not compared", error)
         return {}
@@ -128,41 +125,6 @@ def trained_in(folder: Path) -> Path:
         trained = Path(checkpoint).parent.parent
         return trained if (trained / "config.yaml").exists() else folder
     return folder
-
-
-def angle_rows(metrics: Path) -> list[tuple[int, dict[int, float]]]:
-    """Angles between a rule's weight gradients and backprop's, in degrees: :func:`stage_rows` of them.
-
-    Stages that got no gradient at a step are absent.
-    """
-    angle = "angle/stage<i>/weight"
-    return stage_rows(metrics, angle)[angle]
-
-
-def stage_rows(metrics: Path, *quantities: str) -> dict[str, list[tuple[int, dict[int, float]]]]:
-    """Quantities of each stage, from a run's metrics.csv.
-
-    Args:
-        metrics: the file.
-        quantities: names of its columns after ``diagnostics/``, such as ``mean_abs/stage<i>`` (docs/diagnostics.md).
-
-    Returns:
-        quantity -> (step, stage -> value) for each step that was measured. Nothing was without the columns of
-        ``callbacks=[alignment]``, or without the file.
-    """
-    rows, found = read_rows(metrics), {}
-    for quantity in quantities:
-        column = re.compile(re.escape(f"diagnostics/{quantity}").replace("<i>", r"(\d+)"))
-        columns = {name: int(m[1]) for name in (rows[0] if rows else ()) if (m := column.fullmatch(name))}
-        values = [(int(row["step"]), {i: float(row[n]) for n, i in columns.items() if row[n]}) for row in rows]
-        found[quantity] = [(step, stages) for step, stages in values if stages]
-    return found
-
-
-def top_stage(metrics: Path) -> int | None:
-    """Number of the last stage that any diagnostics column of a metrics.csv names; None if none does."""
-    columns = (name for row in read_rows(metrics)[:1] for name in row)
-    return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
 
 
 def _saved_runs(path: Path) -> list[dict[str, Any]]:

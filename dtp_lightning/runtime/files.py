@@ -37,6 +37,12 @@ def write_atomically(
     os.replace(partial, path)
 
 
+def version_of(path: Path) -> tuple[int, int]:
+    """What changes with a file's content: time of its last change in nanoseconds, and bytes."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a metrics.csv, with "" for an empty cell; none without the file.
 
@@ -55,9 +61,10 @@ def metric_rows(path: Path) -> tuple[list[dict[str, str]], int]:
     rows = []
     for line in lines[1:]:
         with contextlib.suppress(ValueError, csv.Error):
-            row = dict(zip(names, next(csv.reader([line]), []), strict=True))
+            # a line by itself: a quote that should not be there reaches no further
+            row = dict(zip(names, next(csv.reader([line]), []) if '"' in line else line.split(","), strict=True))
             int(row.get("step", ""))
-            for value in row.values():
-                float(value or 0)
+            for value in filter(None, row.values()):
+                float(value)
             rows.append(row)
     return rows, max(len(lines) - 1, 0) - len(rows)
