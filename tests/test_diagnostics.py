@@ -187,7 +187,8 @@ def test_every_model_can_be_diagnosed(model: str) -> None:
     learner = build(values.learner, model=build(values.model, images=images), loss=build(values.loss))
     found = diagnose(learner, torch.rand(2, 3, 3, 35, 33))
     assert all(torch.isfinite(torch.tensor(value)) for value in found.values())
-    assert all(0.01 < value < 100 for name, value in found.items() if name.startswith("jacobian_norm"))
+    lowest = 0.01 / (values.model.get("initial_norm") or 1)  # SoftHebb's weights begin that much larger
+    assert all(lowest < value < 100 for name, value in found.items() if name.startswith("jacobian_norm"))
 
 
 def test_rules_that_do_not_use_feedback_maps_get_no_feedback_diagnostics(views: Tensor) -> None:

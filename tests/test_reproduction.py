@@ -14,6 +14,7 @@ from conftest import ROOT, composed
 from PIL import Image
 
 from dtp_lightning import pipeline
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.config.keys import WHERE_DATA_LIES
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.tables import NONE
@@ -154,7 +155,7 @@ def test_snapshots_are_probed_once_and_more_epochs_go_on(
     assert reproduce.reproduce(more, runs, results, here) == 3
     assert [run["epochs"] for run in read_runs([results])] == [1, 3, 4], "snapshots of the list, and the end"
     lines = results.read_text()
-    monkeypatch.setattr(pipeline, "evaluate", None)  # nothing is left to evaluate
+    monkeypatch.setattr(evaluate_checkpoint, "evaluate", None)  # nothing is left to evaluate
     assert reproduce.reproduce(more, runs, results, None) == 3 and results.read_text() == lines
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dtp_lightning.learners.base import OptimizerFactory, StageTrace
 from dtp_lightning.learners.forward_only import ForwardOnly, in_full, of_each_stage
 from dtp_lightning.models.network import Network
+from dtp_lightning.runtime import collectives
 
 
 class SoftHebb(ForwardOnly):
@@ -52,34 +53,33 @@ class SoftHebb(ForwardOnly):
         super().__init__(model, loss, forward_optimizer, epochs)
         self.inverse_temperature = of_each_stage("inverse_temperature", inverse_temperature, model)
         self.rate_power = rate_power
+        self.activity: dict[int, Tensor] = {}
 
     def local_loss(self, i: int, activity: Tensor) -> Tensor:
         """-log of the winner's share of the softmax, the mean over images and places. It is shown, not descended."""
-        return -(self.inverse_temperature[i] * in_full(activity)).log_softmax(1).amax(1).mean()
+        shares = (self.inverse_temperature[i] * in_full(activity)).log_softmax(1).amax(1)
+        return collectives.mean_scalars({"loss": -shares.mean()})["loss"]
 
     @torch.no_grad()
     def combine_gradients(self) -> None:
-        """Over processes; then each stage's step is scaled, which takes the sum over the whole batch."""
+        """Add Oja's decay of each synapse, sum over processes, scale each stage's step by its largest change."""
+        taught = {i: self.model.stages[i].forward_parameters() for i in self.activity}
+        for i, weights in taught.items():
+            for weight in weights:
+                if len(weight) == len(self.activity[i]) and weight.grad is not None:
+                    weight.grad.add_(weight * _per_row(self.activity[i], weight))
+        self.activity.clear()
         super().combine_gradients()
-        for i, stage in enumerate(self.model.stages):
-            for weight in stage.forward_parameters() if self.learns(i) else []:
-                if weight.grad is not None:
-                    weight.grad.mul_(rates(weight, self.rate_power) / (weight.grad.abs().amax() + 1e-30))
+        for weight in (weight for weights in taught.values() for weight in weights):
+            if weight.grad is not None:
+                weight.grad.mul_(rates(weight, self.rate_power) / (weight.grad.abs().amax() + 1e-30))
 
     def _teach(self, i: int, trace: StageTrace) -> Tensor:
         u = in_full(trace.h)
         y = soft_winners(u, self.inverse_temperature[i])
         trace.vjp(-y.to(trace.y.dtype))
-        self._decay(trace, (y * u).sum([d for d in range(u.ndim) if d != 1]))
+        self.activity[i] = (y * u).sum([d for d in range(u.ndim) if d != 1])  # sum of y_k u_k, (C,)
         return self.local_loss(i, u)
-
-    @staticmethod
-    @torch.no_grad()
-    def _decay(trace: StageTrace, activity: Tensor) -> None:
-        """Add (sum of y_k u_k) w_k of every neuron k, (C,), to the gradients of weights that have one row a neuron."""
-        for weight in trace.stage.forward_parameters():
-            if len(weight) == len(activity) and weight.grad is not None:
-                weight.grad.add_(weight * _per_row(activity, weight))
 
 
 def soft_winners(u: Tensor, inverse_temperature: float) -> Tensor:
