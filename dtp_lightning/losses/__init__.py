@@ -11,6 +11,7 @@ from dtp_lightning.losses.l1 import L1Objective, sums_of_signs
 from dtp_lightning.losses.l1_margin import L1Margin
 from dtp_lightning.losses.objective import Objective, as_objective
 from dtp_lightning.losses.positive_only import PositiveOnly
+from dtp_lightning.losses.relative_hinge import RelativeHinge
 from dtp_lightning.losses.supervised import CrossEntropy, MulticlassHinge
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MulticlassHinge",
     "Objective",
     "PositiveOnly",
+    "RelativeHinge",
     "VICReg",
     "as_objective",
     "sums_of_signs",
