@@ -9,13 +9,20 @@ RUN    ?= last
 JOBS   ?= 2
 REV    ?= HEAD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+CPU    ?=
+ifneq ($(CPU),)  # wheels without CUDA's libraries: make train CPU=1
+export PIP_EXTRA_INDEX_URL = https://download.pytorch.org/whl/cpu
+SIZE := below 2 GB on disk
+else
+SIZE := about 6 GB on disk on Linux, 4 of them CUDA's libraries; make ... CPU=1 leaves those out
+endif
 
 .DEFAULT_GOAL := help
 ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help train evaluate sweep report reproduce reproduction-page export board dashboard test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
+.PHONY: help train evaluate sweep report reproduce reproduction-page encoders-page export board dashboard docs test test-faults test-wheel wheel errors audit bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +45,9 @@ reproduce: $(VENV)/.installed ## a row of Table 1, from nothing to its line: mak
 reproduction-page: $(VENV)/.installed ## write the tables of docs/reproduction.md from results/
 	$(BIN)/python benchmarks/reproduction.py
 
+encoders-page: $(VENV)/.installed ## write the table of docs/encoders.md: probes the encoders that come with the package
+	$(BIN)/python benchmarks/encoders.py
+
 export: $(VENV)/.installed ## a run's encoder as safetensors with a card: make export RUN=last
 	$(BIN)/dtp export "$(RUN)" $(ARGS)
 
@@ -46,6 +56,10 @@ board: report ## the same page, and W&B's viewer in this terminal; no account ne
 
 dashboard: $(VENV)/.installed-dashboard ## uploaded runs as a W&B workspace: make dashboard ENTITY=me PROJECT=dtp-lightning
 	@$(BIN)/dtp dashboard $(RUNS) --entity "$(ENTITY)" --project "$(PROJECT)"
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs ## this documentation as a site: open site/index.html; reads no network
+	$(BIN)/python -m mkdocs build --strict
 
 # small networks: more threads than one wait for each other longer than they compute, where other programs run
 test test-faults: export OMP_NUM_THREADS = 1
@@ -76,10 +90,11 @@ same-numbers: $(VENV)/.installed ## does the code compute what a commit computed
 bench: $(VENV)/.installed ## what a step costs, beside a plain PyTorch loop: make bench ARGS="--only bp dtp"
 	$(BIN)/python benchmarks/steps.py --save results/steps.json --figure docs/images/steps.png $(ARGS)
 
-lint: $(VENV)/.installed-lint ## ruff and mypy
+lint: $(VENV)/.installed-lint ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell *.md docs examples dtp_lightning conf sweeps tests benchmarks
 
 format: $(VENV)/.installed-lint ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
@@ -98,9 +113,11 @@ $(BIN)/python:
 
 # a stamp for each set of packages: nothing is installed twice until pyproject.toml changes
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing into $(VENV): PyTorch and what it needs, $(SIZE). This takes minutes, once."
+	$(BIN)/python -m pip install --editable .
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@echo "installing into $(VENV), with what '$*' needs: $(SIZE). This takes minutes, once."
+	$(BIN)/python -m pip install --editable '.[$*]'
 	@touch $@

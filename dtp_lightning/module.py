@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dtp_lightning.data.module import Batch, epoch_seed
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners.base import Learner, Metrics
+from dtp_lightning.learners.base import Learner, Metrics, StageTrace
 
 VALIDATION_SEED = 20_210_809  # the views of the validation loss are the same at every epoch
 
@@ -41,6 +41,8 @@ class PretrainModule(pl.LightningModule):
         self.augment = augment
         self.seed = seed
         self.last_loss: Tensor | None = None
+        self.observers: list[Callable[[list[StageTrace], Batch], object]] = []
+        """What callbacks do with a batch's activations, which they must not change."""
         self._random: dict[str, Tensor] | None = None
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -60,13 +62,13 @@ class PretrainModule(pl.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Tell the schedule how long training is. (Not before: Lightning would make the data loader to know it.)
+        """Tell the learner how long training is, if it asks. (Not before: Lightning makes the data loader to know it.)
 
         Raises:
             ConfigError: a warm-up longer than training.
         """
-        if self.learner.schedule:
-            self.learner.schedule.set_length(int(self.trainer.estimated_stepping_batches))
+        if self.learner.schedule or self.learner.target_network:
+            self.learner.set_length(int(self.trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw an epoch's randomness from (seed, epoch), before its first batch; within an epoch, go on as saved.
@@ -98,7 +100,8 @@ class PretrainModule(pl.LightningModule):
         """One learner step; metrics leave the device only when they are logged."""
         log_now = self.is_logging_step()
         views = self.augment(batch.images)
-        metrics = self.learner.step(views, batch.labels, update=self._counted_update, measure=log_now)
+        observe = (lambda traces: [each(traces, batch) for each in self.observers]) if self.observers else None
+        metrics = self.learner.step(views, batch.labels, update=self._counted_update, observe=observe, measure=log_now)
         self.last_loss = metrics["loss"]
         if log_now:
             self._log(metrics)
@@ -120,8 +123,7 @@ class PretrainModule(pl.LightningModule):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VALIDATION_SEED + batch_idx + 1_000_003 * self.global_rank)
             views = self.augment(batch.images)
-        outputs = self.learner.model(views.flatten(0, 1))
-        loss = self.learner.objective(outputs, len(views), batch.labels)
+        loss, outputs = self.learner.evaluate(views, batch.labels)
         self.log("val/loss", loss, batch_size=len(batch.images))
         return outputs[: len(batch.images)]
 

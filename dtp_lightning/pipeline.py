@@ -41,8 +41,10 @@ from dtp_lightning.runs.checkpoint_io import Progress, check_resumable
 from dtp_lightning.runs.folder import acquire, failures_recorded
 from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
+from dtp_lightning.runtime.memory import shortage_named
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
 from dtp_lightning.runtime.signals import guard
+from dtp_lightning.training import build_network
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +154,7 @@ class Experiment:
         if fits_memory(data.pretraining(supervised), config.loading):
             data = data.in_memory()
         guard.check()
-        network: Network = build(
-            config.model, images=data.spec, classes=len(data.supervised_classes) if supervised else None
-        )
+        network = build_network(config.model, data.spec, len(data.supervised_classes) if supervised else None)
         untrained = copy.deepcopy(network)
         learner = build(config.learner, model=network, loss=loss)
         augment = build(config.augment, images=data.spec)
@@ -255,17 +255,16 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     """
     config = checked(cfg, EvaluationConfig)
     silence_warnings()
-    path = cwd / Path(config.checkpoint).expanduser()
-    stored = Checkpoint.read(path)
-    with acquire(folder, config):  # a folder holds one run or one evaluation
+    stored = Checkpoint.read(cwd / Path(config.checkpoint).expanduser())
+    with acquire(folder, config), shortage_named():  # a folder holds one run or one evaluation
         figures = {
             **stored.names,
             "seed": stored.config["seed"],
             "epochs": stored.epochs,
             "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
-            "checkpoint": str(path),
+            "checkpoint": str(stored.path),
             **summary.weights_of(stored.config),
-            "settings": settings_of(path.parent.parent),
+            "settings": settings_of(stored.path.parent.parent),
             **_evaluate_checkpoint(config, stored, folder),
             **summary.provenance(),
         }
@@ -274,14 +273,15 @@ def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Pat
     return figures
 
 
-def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, float]:
+def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, Any]:
     """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
     seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
-    data: ImageData = build(config.dataset or without_ours("dataset", stored.node("dataset"))).like(images)
-    guard.check()
+    supervised, dataset = as_objective(build(stored.node("loss"))).supervised, stored.node("dataset")
     seed_generators(seed)  # the untrained network is the one that this run began with
-    supervised = as_objective(build(stored.node("loss"))).supervised
-    network: Network = build(stored.node("model"), images=images, classes=len(stored.classes) if supervised else None)
+    classes = len(stored.classes) if supervised else None
+    network = build_network(stored.node("model"), images, classes, check=stored.check_fits)
+    data: ImageData = build(config.dataset or without_ours("dataset", dataset)).like(images)
+    guard.check()
     untrained = copy.deepcopy(network)
     stored.load_into(network)
     augment = build(stored.node("augment"), images=images)
@@ -296,5 +296,5 @@ def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: P
 def _device(accelerator: str) -> torch.device:
     try:
         return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error

@@ -31,6 +31,13 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for conf in CONFS for p in (conf / group).glob("*.yaml"))
 
 
+def choice(group: str, option: str) -> list[str]:
+    """``group=option``, and a value of each key that the file leaves to the user (``???``)."""
+    (path,) = (p for conf in CONFS if (p := conf / group / f"{option}.yaml").exists())
+    left = [line.partition(":")[0] for line in path.read_text().splitlines() if line.endswith(": ???")]
+    return [f"{group}={option}", *(f"{group}.{key}=mine" for key in left)]
+
+
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     """Configuration and group choices for these overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):

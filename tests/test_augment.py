@@ -10,8 +10,8 @@ import torchvision.transforms.v2.functional as tv
 from conftest import composed, options
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dtp_lightning.augment import AffineColourViews, SimCLRViews
-from dtp_lightning.augment.colour import random_jitter, random_saturation_hue
+from dtp_lightning.augment import AffineColourViews, CropColourViews, SimCLRViews
+from dtp_lightning.augment.colour import random_jitter, random_saturation_hue, random_solarise
 from dtp_lightning.augment.geometry import random_affine, random_blur, random_flip, random_resized_crop
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
@@ -45,7 +45,7 @@ def test_contract(name: str, spec: ImageSpec) -> None:
     assert augment(same[:1]).shape[1] == 1
 
 
-@pytest.mark.parametrize("name", ["thesis", "paper", "simclr"])
+@pytest.mark.parametrize("name", ["thesis", "paper", "simclr", "cifar"])
 def test_one_view_for_supervised_losses(name: str) -> None:
     augment = build(checked(composed(f"augment={name}", "augment.views=1")[0]).augment, images=COLOUR)
     assert augment(images(3)).shape == (1, 4, 3, 16, 16)
@@ -186,3 +186,48 @@ def test_colour_agrees_with_colorsys() -> None:
             h, s, v = colorsys.rgb_to_hsv(*pixel.tolist())
             expected = colorsys.hsv_to_rgb((h + shift.item()) % 1, min(1, s * factor.item()), v)
             torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=2e-5)
+
+
+def test_solarise_agrees_with_torchvision() -> None:
+    """On every value of a byte, 128 and 127 among them."""
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    solarised = random_solarise(pixels.float() / 255, torch.tensor([1.0, 0.0]))
+    assert torch.equal(solarised.mul(255).round().to(torch.uint8)[0], tv.solarize(pixels[0], 128))
+    assert torch.equal(solarised[1], pixels[1].float() / 255)
+
+
+def test_solarise_of_one_view() -> None:
+    augment = CropColourViews(COLOUR, scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, solarise=[0.0, 0.2])
+    white = torch.full((4000, 3, 16, 16), 255, dtype=torch.uint8)
+    torch.manual_seed(0)
+    dark = augment(white).amax((2, 3, 4)) < 0.5
+    assert not dark[0].any() and 0.18 < dark[1].float().mean() < 0.22
+
+
+def test_cifar_views_agree_with_torchvision() -> None:
+    """Full crops without mirroring: jitter, grey and solarisation by torchvision, on the same draws."""
+    augment = CropColourViews(COLOUR, scale=(1, 1), ratio=(1, 1), flip=0, solarise=0.5)
+    batch = images(3)
+    torch.manual_seed(0)
+    views = augment(batch).flatten(0, 1)
+    torch.manual_seed(0)
+    torch.rand(4, 8)  # the crops
+    jittered = torch.rand(8) < 0.8
+    brightness, contrast, saturation = (torch.empty(8).uniform_(1 - x, 1 + x) for x in (0.4, 0.4, 0.2))
+    hue = torch.empty(8).uniform_(-0.1, 0.1)
+    grey, solarised = torch.rand(8) < 0.2, torch.rand(8) < 0.5
+    assert 0 < jittered.sum() < 8 and grey.sum() > 0 and 0 < solarised.sum() < 8
+    for i, view in enumerate(views):
+        x = batch[i % 4].float() / 255
+        if jittered[i]:
+            x = tv.adjust_contrast(tv.adjust_brightness(x, brightness[i].item()), contrast[i].item())
+            x = tv.adjust_hue(tv.adjust_saturation(x, saturation[i].item()), hue[i].item())
+        x = tv.rgb_to_grayscale(x, 3) if grey[i] else x
+        expected = tv.solarize(x, 128 / 255) if solarised[i] else x
+        near = (x - 128 / 255).abs() > 2e-3  # a rounding may put a value on the other side of the threshold
+        torch.testing.assert_close(view[near], expected[near], rtol=0, atol=2e-3)
+
+
+def test_one_probability_for_each_view() -> None:
+    with pytest.raises(ValueError, match="solarise has 1 entries for 2 views"):
+        CropColourViews(COLOUR, solarise=[0.1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from runs import TINY
 from dtp_lightning import __version__
 from dtp_lightning.cli import entry, evaluate, paths, search, sweeps, train
 from dtp_lightning.cli import main as cli
+from dtp_lightning.cli.help import annotated, comments_of
 from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint_io import Progress
 
@@ -87,6 +89,31 @@ def test_help_is_quick(verb: str, tmp_path: Path) -> None:
         seconds.append(processor() - begun)
     assert done.returncode == 0 and f"dtp {verb}" in done.stdout and "python -m" not in done.stdout, done.stderr
     assert min(seconds) < 2 and not list(tmp_path.iterdir())
+
+
+def test_help_explains_keys() -> None:
+    """By the comments of the YAML files: all of the trainer, and of a learner those of its class in any file."""
+    choices = {"learner": "dtp", "trainer": "default", "evaluation": "[linear, knn]"}
+    said = comments_of("train", choices)
+    trainer = [line.partition(":")[0] for line in (ROOT / "conf/trainer/default.yaml").read_text().splitlines()]
+    assert not [key for key in trainer if key.isidentifier() and key[0] != "_" and f"trainer.{key}" not in said]
+    assert "batch" in said["learner.feedback.decay"], "of the file that dtp.yaml names"
+    assert said["learner.target_step"].startswith("length of the step"), "of another file of the same class"
+    assert said["learner"].startswith("Difference target propagation")
+    assert "learner.epochs_per_stage" not in said, "of another class"
+    shown = annotated("learner: bp, dtp\n\nKeys and\n\nlearner:\n  target_step: 0.5\n  mine: 1\n", "train", choices)
+    groups, _, keys = shown.partition("Keys")
+    assert "#" not in groups and re.search(r"target_step: 0.5 +# length", keys) and "mine: 1\n" in keys
+
+
+def test_help_may_be_cut_off(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "dtp_lightning", "train", "--help"], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE and not done.stderr
 
 
 def test_what_it_says_of_itself(call: Callable[..., int], capsys: pytest.CaptureFixture) -> None:

@@ -45,7 +45,7 @@ def head(module: PretrainModule) -> None:
 
 def loss(module: PretrainModule) -> None:
     objective = module.learner.objective
-    module.learner.objective = lambda *args: objective(*args) + math.inf  # type: ignore[method-assign]
+    module.learner.objective = lambda *args, **options: objective(*args, **options) + math.inf  # type: ignore[method-assign]
 
 
 def target_of_stage_2(module: PretrainModule) -> None:

@@ -116,6 +116,21 @@ def test_probe_equals_a_cold_start() -> None:
     assert abs(warm.classifier.coef_ - cold.classifier.coef_).max() < 1e-2
 
 
+def test_in_the_span_of_few_images_the_probe_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(30) % 3
+    parts = [FeatureSplit(torch.randn(30, 400, generator=generator) + 0.3 * y[:, None], y) for _ in range(2)]
+    others = torch.randn(500, 400, generator=generator)
+    wide = fit_probe(*parts, [1e-3], 2000)
+    assert wide.standardise.basis is None
+    monkeypatch.setattr(linear, "WIDE", 100)
+    narrow = fit_probe(*parts, [1e-3], 2000)
+    assert narrow.standardise.basis.shape == (400, 30) and narrow.classifier.coef_.shape == (3, 30)
+    weights = torch.from_numpy(narrow.classifier.coef_) @ narrow.standardise.basis.T
+    torch.testing.assert_close(weights, torch.from_numpy(wide.classifier.coef_), rtol=1e-2, atol=1e-4)
+    assert torch.equal(narrow.predict(others), wide.predict(others))
+
+
 def test_constant_features_do_no_harm() -> None:
     splits = [FeatureSplit(torch.cat([s.x, torch.ones(len(s.x), 1)], 1), s.y) for s in (blobs(30, 1), blobs(10, 2))]
     assert fit_probe(*splits, [1.0], 2000).val_acc > 0.95

@@ -155,13 +155,17 @@ def angles_to_the_transpose(network: Network) -> list[float]:
     return [angle(s.feedback_map.weight.detach(), s.layers()[0].weight.detach()) for s in network.stages[1:]]
 
 
+@pytest.mark.parametrize("output_noise", ["sampled", "expected"])
 @pytest.mark.parametrize("noise_patterns", [None, 20])
-def test_local_difference_reconstruction_finds_the_transpose_of_a_pooled_tanh_stage(noise_patterns: int | None) -> None:
+def test_local_difference_reconstruction_finds_the_transpose_of_a_pooled_tanh_stage(
+    noise_patterns: int | None, output_noise: str
+) -> None:
     network = transposable()
     before = angles_to_the_transpose(network)
     for lr in (0.01, 1e-3):
         adam = partial(torch.optim.Adam, lr=lr)
-        trained(LocalDifferenceReconstruction(adam, noise_std=0.05, noise_patterns=noise_patterns), network, 150)
+        options = {"noise_patterns": noise_patterns, "output_noise": output_noise}
+        trained(LocalDifferenceReconstruction(adam, noise_std=0.05, **options), network, 150)
     assert min(before) > 60 and max(angles_to_the_transpose(network)) < 6
 
 
@@ -170,7 +174,7 @@ def test_local_difference_reconstruction_finds_the_transpose_of_a_pooled_tanh_st
 def test_local_difference_reconstruction_is_its_definition(geometry: str, noise_patterns: int | None) -> None:
     """Value and gradient of what takes four passes are those of the equation, which takes seven."""
     network = transposable(**GEOMETRIES[geometry])
-    training = LocalDifferenceReconstruction(sgd, noise_std=0.3, noise_patterns=noise_patterns)
+    training = LocalDifferenceReconstruction(sgd, noise_std=0.3, noise_patterns=noise_patterns, output_noise="sampled")
     traces = TargetPropagation(network, ContrastiveHinge(), sgd, training).trace(torch.rand(8, 3, 16, 16).double())
     for i, trace in enumerate(traces[1:], 2):
         torch.manual_seed(i)
@@ -184,6 +188,31 @@ def test_local_difference_reconstruction_is_its_definition(geometry: str, noise_
         weight = trace.stage.feedback_map.weight
         torch.testing.assert_close(loss, expected / len(rest))
         torch.testing.assert_close(*(torch.autograd.grad(value, weight)[0] for value in (loss, expected / len(rest))))
+
+
+@pytest.mark.parametrize("geometry", ["max", "strided", "flat", "wide"])
+def test_expected_output_noise_is_the_mean_of_sampled_noise(geometry: str) -> None:
+    network = transposable(**GEOMETRIES[geometry])
+    ways = [LocalDifferenceReconstruction(sgd, noise_std=0.01, output_noise=way) for way in ("sampled", "expected")]
+    traces = TargetPropagation(network, ContrastiveHinge(), sgd, ways[0]).trace(torch.rand(200, 3, 16, 16).double())
+    for i, trace in enumerate(traces[1:], 2):
+        found = []
+        for training in ways:
+            losses = []
+            for k in range(10):
+                torch.manual_seed(k)  # the same noise at the input for both
+                losses.append(training.loss(traces, i))
+            found.append(sum(losses) / (10 * 0.01**2))
+        sampled, expected = (torch.autograd.grad(loss, trace.stage.feedback_map.weight)[0] for loss in found)
+        assert (sampled - expected).norm() < 0.1 * expected.norm()
+        torch.testing.assert_close(*found, rtol=0.05, atol=0.0)
+
+
+@pytest.mark.parametrize("options", [{"pooling": "average"}, {"feedback": "unpool"}])
+def test_expected_output_noise_is_refused_where_it_is_not_known(options: dict) -> None:
+    network = conv_net(TINY, channels=[4, 6, 8], **{"feedback": "transposable", **options})
+    with pytest.raises(ConfigError, match=r"output_noise=expected.*model\.feedback=transposable model\.pooling=max"):
+        TargetPropagation(network, ContrastiveHinge(), sgd, LocalDifferenceReconstruction(sgd, output_noise="expected"))
 
 
 @pytest.mark.parametrize("geometry", ["max", "average", "strided"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from conftest import composed, options
@@ -25,6 +26,12 @@ def loss_of(name: str) -> nn.Module:
     return build(checked(composed(f"loss={name}", "model.embedding_dim=6")[0]).loss).double()
 
 
+def inputs(loss: nn.Module, z0: Tensor, z1: Tensor) -> tuple[Tensor, ...]:
+    """What the loss is called with: the embeddings, and others in place of a target network's, if it needs them."""
+    told = as_objective(loss).target_momentum is not None
+    return (z0, z1, (z1 + 0.3).detach().cos(), (z0 + 0.3).detach().cos()) if told else (z0, z1)
+
+
 def embeddings(batch: int, scale: float = 0.1, dim: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(batch)
     z = scale * torch.randn(2, batch, dim, generator=generator, dtype=torch.float64)
@@ -35,11 +42,12 @@ def embeddings(batch: int, scale: float = 0.1, dim: int = 6) -> tuple[Tensor, Te
 @pytest.mark.parametrize("name", LOSSES)
 def test_any_batch_size_is_finite_or_refused_in_words(name: str, batch: int) -> None:
     z0, z1 = embeddings(batch)
-    if name in ("barlow_twins", "dcl", "vicreg") and batch == 1:
-        with pytest.raises(ConfigError, match="at least 2"):
-            loss_of(name)(z0, z1)
+    objective = loss_of(name)
+    try:
+        loss = objective(*inputs(objective, z0, z1))
+    except ConfigError as refusal:
+        assert batch < as_objective(objective).smallest_batch and "at least 2" in str(refusal)
         return
-    loss = loss_of(name)(z0, z1)
     loss.backward()
     assert loss.ndim == 0
     assert torch.isfinite(loss)
@@ -51,13 +59,14 @@ def test_order_of_images_does_not_matter(name: str) -> None:
     z0, z1 = embeddings(7)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     loss = loss_of(name)
-    torch.testing.assert_close(loss(z0, z1), loss(z0[order], z1[order]))
+    torch.testing.assert_close(loss(*inputs(loss, z0, z1)), loss(*inputs(loss, z0[order], z1[order])))
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("hinge", "clapp")])
 def test_views_may_be_swapped(name: str) -> None:
     z0, z1 = embeddings(6, scale=0.5)
-    torch.testing.assert_close(loss_of(name)(z0, z1), loss_of(name)(z1, z0))
+    loss = loss_of(name)
+    torch.testing.assert_close(loss(*inputs(loss, z0, z1)), loss(*inputs(loss, z1, z0)))
 
 
 def broadcast_hinge(z0: Tensor, z1: Tensor, pairs: str, reduction: str, margins: tuple[float, float]) -> Tensor:
@@ -83,6 +92,57 @@ def broadcast_triplet(z0: Tensor, z1: Tensor, margin: float) -> Tensor:
     near = distances[index, (index + batch) % len(z)]
     triplets = torch.relu(near[:, None] - distances + margin)[index[:, None] % batch != index[None] % batch]
     return triplets.sum() / max(1, (triplets > 0).sum())
+
+
+def mlp(layers: nn.Sequential, x: np.ndarray) -> np.ndarray:
+    """Linear, batch norm over the batch (biased variance), ReLU, linear."""
+    first, norm, _, last = layers
+    x = x @ array(first.weight).T
+    x = (x - x.mean(0)) / np.sqrt(x.var(0) + norm.eps) * array(norm.weight) + array(norm.bias)
+    return np.maximum(x, 0) @ array(last.weight).T + array(last.bias)
+
+
+def array(x: Tensor) -> np.ndarray:
+    return x.detach().numpy()
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean()
+
+
+def test_byol_is_its_formula_and_its_targets_are_constants() -> None:
+    """Grill et al. 2020, Eq. 2: || q / ||q|| - z' / ||z'|| ||^2, both ways round."""
+    (z0, z1), loss = embeddings(7, 1.0), loss_of("byol")
+    target0, target1 = (z.detach().cos().requires_grad_() for z in (z0, z1))
+    value = loss(z0, z1, target0, target1)
+    expected = 0.0
+    for z, target in ((z0, target1), (z1, target0)):
+        q, t = mlp(loss.predict.layers, array(z)), array(target)
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, t)]
+        expected += ((unit[0] - unit[1]) ** 2).sum(1).mean()
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+    value.backward()
+    assert target0.grad is None and target1.grad is None and z0.grad.abs().sum() > 0
+
+
+def test_simsiam_is_its_formula_and_holds_the_other_view_still() -> None:
+    """Chen and He 2021, Eq. 4."""
+    (z0, z1), loss = embeddings(7, 1.0), loss_of("simsiam")
+    value = loss(z0, z1)
+    q0, q1 = (mlp(loss.predict.layers, array(z)) for z in (z0, z1))
+    assert value.item() == pytest.approx(-(cosine(q0, array(z1)) + cosine(q1, array(z0))) / 2, rel=1e-9)
+    value.backward()
+    y0, y1 = embeddings(7, 1.0)
+    first = loss.negative_cosine(loss.predict(y0), y1.detach()) / 2  # the term in which view 0 is predicted from
+    torch.testing.assert_close(z0.grad, torch.autograd.grad(first, y0)[0])
+
+
+def test_predictors_refuse_embeddings_of_another_size() -> None:
+    z = torch.rand(3, 5, dtype=torch.float64)
+    for name in ("byol", "simsiam"):
+        loss = loss_of(name)
+        with pytest.raises(ConfigError, match="embedding_dim=6, but embeddings have 5 numbers"):
+            loss(*inputs(loss, z, z))
 
 
 CLOSED_FORMS = [

@@ -107,6 +107,8 @@ def test_a_rule_names_its_feedback_map_and_the_model_has_the_last_word() -> None
 @pytest.mark.parametrize("name", options("model"))
 @pytest.mark.parametrize("images", [ImageSpec(1, 32, 32, False), ImageSpec(3, 33, 47, True)], ids=str)
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
+    if name == "timm":
+        pytest.importorskip("timm", reason="model=timm needs timm")
     network = build(checked(composed(f"model={name}")[0]).model, images=images)
     batch = torch.rand(3, images.channels, images.height, images.width)
     assert network(batch).shape == (3, 64)

@@ -163,8 +163,8 @@ def test_terminal_and_page_say_the_same(sweep: Path) -> None:
 
 
 def test_untrained_encoders_of_other_models_are_not_averaged(tmp_path: Path) -> None:
-    """A setting of the model gives the untrained encoder another accuracy; one of the learner does not."""
-    words = ("model.channels=[4]", "model.channels=[8]", "learner.x=1", "learner.x=2")
+    """A setting of the model gives the untrained encoder another accuracy; those of learner and labels do not."""
+    words = ("model.channels=[4]", "model.channels=[8]", "learner.x=1", "learner.x=2", "dataset.label_noise=0.4")
     for number, word in enumerate(words):
         write_run(tmp_path / str(number), "bp", 0, 0.9, word)
     names = [cell.names["settings"] for cell in random_cells(read_runs([tmp_path]))]

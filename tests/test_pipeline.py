@@ -59,7 +59,8 @@ def records(folder: Path) -> list[dict]:
 def test_summary_is_flat_and_complete(run_folder: Path) -> None:
     summary = json.loads((run_folder / "summary.json").read_text())
     assert set(summary) >= KEYS
-    assert all(isinstance(value, str | int | float) for value in summary.values())
+    flat = {name: value for name, value in summary.items() if name != "warnings"}  # sentences, where there are some
+    assert all(isinstance(value, str | int | float) for value in flat.values())
     assert (summary["learner"], summary["loss"], summary["model"], summary["dataset"]) == (
         "dtp",
         "hinge",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from runs import figures
 
-from dtp_lightning.cli.sweep import SweepProgress, clock, jobs_of
+from dtp_lightning.cli.sweep import SweepProgress, clock, expectation, jobs_of
 from dtp_lightning.config.keys import WHERE_DATA_LIES
 from dtp_lightning.config.schema import checked
 from dtp_lightning.runs.status import failures
@@ -113,6 +114,27 @@ def test_jobs_of_another_sweep_in_the_folder_do_not_count(tmp_path: Path, capsys
         (tmp_path / str(k) / "summary.json").write_text("{}")
     progress.on_job_end(OmegaConf.create({"hydra": hydra}), JobReturn(status=JobStatus.COMPLETED))
     assert capsys.readouterr().out.startswith("[3 of 3] done: seed=0")
+
+
+def test_how_long_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the runs below the current folder, of the same data set and model; otherwise after the first job."""
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
+        config = compose("bp_vs_dtp", [f"hydra.searchpath=[file://{ROOT / 'conf'}]"], return_hydra_config=True)
+    assert expectation(config, 12) == "to run: 12 x 10 epochs; how long they take is said after the first"
+    for name, dataset, seconds in (("a", "mnist5k", 20.0), ("b", "mnist5k", 40.0), ("c", "cifar10", 9000.0)):
+        told = {"dataset": dataset, "model": "cnn4", "epochs": 10, "fit/seconds": seconds}
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (tmp_path / "outputs" / name / "summary.json").write_text(json.dumps(told))
+    assert "about 6 min 00 s by the runs that lie here" in expectation(config, 12)
+    config.hydra.overrides.task = ["trainer.max_epochs=1,5"]
+    assert "after the first" in expectation(config, 24), "jobs of different lengths"
+
+
+def test_a_value_twice_ends_before_anything_runs(tmp_path: Path) -> None:
+    done = run(tmp_path / "sweep", "seed=0,1,0")
+    assert done.returncode == 2 and not (tmp_path / "sweep").exists()
+    assert done.stderr.splitlines() == ["error: seed=0,1,0: 0 is there twice; each value makes a run of its own"]
 
 
 def test_clock() -> None:

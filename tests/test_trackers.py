@@ -29,7 +29,9 @@ BOTH = (
     "+logger.tensorboard._target_=dtp_lightning.loggers.trackers.tensorboard_logger",
 )
 EVERYTHING = (
-    "callbacks=[online_knn,online_distances,alignment]",
+    "callbacks=[online_knn,online_distances,alignment,pictures]",
+    "callbacks.pictures.every_n_epochs=1",
+    "callbacks.pictures.images=50",
     "callbacks.alignment.every_n_steps=2",
     "callbacks.alignment.images=20",
     "evaluation=[few_labels,knn,distances]",
@@ -89,7 +91,7 @@ def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
 
 def test_every_figure_is_in_wandb_with_its_step(run: Path, in_wandb: tuple[Points, dict[str, int]]) -> None:
     _, figures = in_wandb
-    assert set(figures) == {f"plots/{path.stem}" for path in (run / "plots").iterdir()}
+    assert set(figures) == {f"plots/{path.stem}" for path in (run / "plots").glob("*.png")}
     assert {"plots/views", "plots/confusion_knn", "plots/distances", "plots/diagnostics"} <= set(figures)
     assert set(figures.values()) == {8}, "the batches of the run"
 
@@ -104,7 +106,7 @@ def test_tensorboard_shows_the_same(run: Path, in_wandb: tuple[Points, dict[str,
         assert [(e.step, e.value) for e in events.Scalars(name)] == [
             (step, pytest.approx(value, rel=1e-6)) for step, value in scalars[name]
         ], name
-    assert {name: events.Images(name)[0].step for name in events.Tags()["images"]} == figures
+    assert {name: events.Images(name)[-1].step for name in events.Tags()["images"]} == figures
 
 
 @needs_workspaces
@@ -114,7 +116,7 @@ def test_every_panel_names_what_the_runs_logged(sweep: Path, in_wandb: tuple[Poi
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("someone", "some-project", "a name")
     section = spec["spec"]["section"]
     sections = {s["name"]: s["panels"] for s in section["panelBankConfig"]["sections"]}
-    assert list(sections) == ["training", "probes", "alignment", "distances", "cost"]
+    assert list(sections) == ["training", "probes", "pictures", "alignment", "distances", "cost"]
     shown: dict[str, list[str]] = {}
     for name, panels in sections.items():
         configs = [panel["config"] for panel in panels]

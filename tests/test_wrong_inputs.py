@@ -36,7 +36,7 @@ def test_there_are_many_and_none_ran_code(known: dict[str, Path]) -> None:
 
 
 def test_the_page_lists_them_all() -> None:
-    page = (ROOT / "docs" / "errors.md").read_text()
+    page = (ROOT / "docs" / "errors.md").read_text().replace("`_target_`", "_target_")
     missing = [case for case in CASES if f"| {case.what} | `{case.program}" not in page or case.answer not in page]
     missing = [case for case in missing if not any(part in case.line for part in ("{", "cuda"))]
     assert not missing, "make errors"

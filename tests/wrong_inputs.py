@@ -50,6 +50,10 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("misspelt key, added", "+learner.target_stp=2", "did you mean 'learner.target_step'?"),
         Wrong("key of another option", "learner=bp learner.feedback.noise_std=1", "unknown key 'learner.feedback"),
         Wrong("an option of other programs", "--epochs 5", "no such option; settings are written key=value"),
+        Wrong("an argument that is not listed", "learner.forward_optimizer.weight_decay=1e-4", "torch.optim.Adam takes it: write +learner"),
+        Wrong("the same, misspelt", "learner.forward_optimizer.weight_deca=1e-4", "did you mean '+learner.forward_optimizer.weight_decay'?"),
+        Wrong("unknown configuration", "--config-name nope", "--config-name nope: no such configuration; there is: evaluate, train"),
+        Wrong("a value twice", "hydra.mode=MULTIRUN seed=0,0", "seed=0,0: 0 is there twice; each value makes a run of its own"),
         Wrong("two equal signs", "learner==bp", "learner==bp: not understood; write key=value"),
         Wrong("a list left open", "model.channels=[4,8", "not understood; write key=value, a list as key=[a,b]"),
         Wrong("no value at all", "seed", "seed: not understood; write key=value"),
@@ -78,12 +82,15 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("smoothing above 1", "loss=cross_entropy loss.label_smoothing=2", "label_smoothing=2: should be less than 1"),
         Wrong("probability above 1", "augment.flip=1.5", "augment.flip=1.5: should be less than or equal to 1"),
         Wrong("range upside down", "augment=simclr augment.scale=[1,0.1]", "scale must be given as [low, high]"),
+        Wrong("a probability for one view", "augment=cifar augment.solarise=[0.1]", "solarise has 1 entries for 2 views"),
         Wrong("half a range", "augment=simclr augment.scale=[1]", "augment.scale=[1]: 1 entries are too few"),
         Wrong("unknown choice", "loss.reduction=average", "must be one of active, mean, sum"),
         Wrong("options that exclude each other", "loss.diagonals=5", "set pairs=cross reduction=sum with it"),
         Wrong("no neighbours", "evaluation=[knn] evaluation.knn.k=0", "evaluation.knn.k=0: should be greater than 0"),
+        Wrong("more neighbours than images", "evaluation=[knn] evaluation.knn.k=100000", "k=100000 is larger than the 3000 training images; lower evaluation.knn.k"),
         Wrong("no strengths", "evaluation=[linear] evaluation.linear.strengths=[]", "0 entries are too few"),
         Wrong("one image, no pair", "evaluation=[distances] evaluation.distances.images=1", "greater than or equal to 2"),
+        Wrong("unknown map", "callbacks=[pictures] callbacks.pictures.map=tnse", "must be one of pca, tsne, umap; did you mean 'tsne'?"),
         Wrong("never", "callbacks=[online_knn] callbacks.online_knn.every_n_epochs=0", "should be greater than 0"),
     ],
     "Training": [
@@ -108,6 +115,7 @@ TABLE: dict[str, list[Wrong]] = {
     ],
     "The network": [
         Wrong("image smaller than the poolings", "model.channels=[4,4,4,4,4,4]", "too small for poolings by [2, 2, 2, 2, 2, 2]"),
+        Wrong("a network larger than the memory", "model.channels=[100000,100000]", "GiB of memory, and this machine has"),
         Wrong("no stages", "model.channels=[]", "model.channels=[]: 0 entries are too few"),
         Wrong("no channels", "model.channels=[0]", "model.channels=[0]: should be greater than 0"),
         Wrong("a word among channels", "model.channels=[8,wide]", "should be a valid integer"),
@@ -141,6 +149,15 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("size below the poolings", f"{FOLDER}={{images}} dataset.size=3", "images of 3 x 3 pixels are too small"),
         Wrong("two channels", f"{FOLDER}={{images}} dataset.channels=2", "dataset.channels=2: must be one of 1, 3"),
         Wrong("missing files", "dataset=cifar10 dataset.root={nowhere} dataset.download=false", "is missing or damaged in"),
+        Wrong("missing files, digits", "dataset=svhn dataset.root={nowhere} dataset.download=false", "SVHN (train) is missing or damaged in"),
+        Wrong("missing files, no download", "dataset=tiny_imagenet dataset.root={nowhere}", "Tiny ImageNet is missing in"),
+        Wrong("no file", "dataset=npz", "dataset.path has no value: give dataset.path=..."),
+        Wrong("a file that is not there", "dataset=npz dataset.path={nowhere}", "there is no such file; give an .npz or .npy file"),
+        Wrong("a file of another kind", "dataset=npz dataset.path={evil}", "cannot be read (evil/data.pkl in it is no array)"),
+        Wrong("half a file", "dataset=npz dataset.path={half}", "cannot be read (File is not a zip file): save it again"),
+        Wrong("pixels as fractions", "dataset=npz dataset.path={fractions}", "train images are float64: save them as uint8 in 0..255"),
+        Wrong("unknown keys of a file", "dataset=npz dataset.path={unnamed}", "no images to train on among its keys (pictures)"),
+        Wrong("no such folder", "dataset=huggingface dataset.name={nowhere}", "there is no such folder"),
         Wrong("unknown data set", "dataset=cifar10 dataset.dataset=CIFAR11", "torchvision.datasets has no 'CIFAR11'"),
         Wrong("transfer to nothing", "evaluation=[transfer]", "transfer to which data set? add"),
         Wrong("a probe told other labels", "checkpoint={run} dataset=mnist +dataset.labels=coarse", "dataset.labels is for training: remove it", "evaluate.py"),
@@ -151,6 +168,7 @@ TABLE: dict[str, list[Wrong]] = {
         Wrong("another run in the folder", "hydra.run.dir={run} resume=true seed=1", "holds a run with another seed (was 0, now 1)"),
         Wrong("read-only folder", "hydra.run.dir={read_only}/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("a file for a folder", "hydra.run.dir={run}/summary.json/mine", "not a directory; hydra.run.dir=... chooses"),
+        Wrong("a folder that cannot be made", "hydra.run.dir=/proc/mine", "hydra.run.dir=... chooses where a run is written"),
         Wrong("resume from nowhere", "resume={nowhere}", "no such checkpoint; give a run folder or a .ckpt file"),
         Wrong("resume by a number", "resume=5", "resume=5: should be a valid boolean or should be a valid string"),
         Wrong("checkpoint of another model", "resume={run} model.channels=[4,8]", "is of another learner, model or data set"),
@@ -167,12 +185,7 @@ TABLE: dict[str, list[Wrong]] = {
             "nothing is left to evaluate",
             "evaluate.py",
         ),
-        Wrong(
-            "unknown accelerator",
-            "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu",
-            "accelerator=gpuu:",
-            "evaluate.py",
-        ),
+        Wrong("unknown accelerator", "checkpoint={run}/checkpoints/last.ckpt evaluation=[knn] accelerator=gpuu", "accelerator=gpuu:", "evaluate.py"),
     ],
 }  # fmt: skip
 CASES = [case for cases in TABLE.values() for case in cases]
@@ -204,12 +217,18 @@ def places(folder: Path) -> dict[str, Path]:
         "damaged": images("damaged", train_a=12, train_b=12),
         "unlabelled": images("unlabelled", pictures=12),
         "one_class": images("one_class", train_a=12),
+        "half": folder / "half.npz",
+        "fractions": folder / "fractions.npz",
+        "unnamed": folder / "unnamed.npz",
         "run": folder / "run",
         "evil": folder / "evil.ckpt",
         "stranger": folder / "stranger.ckpt",
         "read_only": folder / "read_only" if os.geteuid() else Path("/sys/kernel"),  # root may write anywhere else
     }
     (found["damaged"] / "train" / "a" / "0.png").write_text("not an image")
+    np.savez(found["fractions"], images=generator.random((12, 20, 20, 3)), labels=np.arange(12) % 2)
+    np.savez(found["unnamed"], pictures=np.zeros((12, 20, 20, 3), dtype=np.uint8))
+    found["half"].write_bytes(found["unnamed"].read_bytes()[:3000])
     if os.geteuid():
         found["read_only"].mkdir(mode=0o555)
     code, told = attempt(Wrong("", "hydra.run.dir={run}", ""), found)
@@ -262,10 +281,15 @@ def words_of(case: Wrong, known: Mapping[str, Path]) -> list[str]:
 
 
 def attempt(case: Wrong, known: Mapping[str, Path]) -> tuple[object, str]:
-    """Run a case in this process; its exit code (None: it ended well) and what it wrote to stderr."""
-    with _as_started(words_of(case, known)) as errors:
+    """:func:`started` for a case."""
+    return started(words_of(case, known))
+
+
+def started(words: list[str]) -> tuple[object, str]:
+    """Run a program and its words in this process; its exit code (None: it ended well) and what it wrote to stderr."""
+    with _as_started(words) as errors:
         try:
-            runpy.run_path(str(ROOT / case.program), run_name="__main__")
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
             code: object = None
         except SystemExit as stop:
             code = stop.code
@@ -281,6 +305,7 @@ def page(folder: Path) -> Iterator[str]:
         yield f"\n## {title}\n\n| | `python ...` | answer |\n|---|---|---|"
         for case in cases:
             told = attempt(case, known)[1].splitlines()[-1].removeprefix("error: ")
+            told = told.replace("_target_", "`_target_`")  # no emphasis
             told = re.sub(r"(?<=Available names are: ).*", "...", told)  # a set, in any order
             line = f"{case.program} {case.line}"
             for name, path in sorted(known.items(), key=lambda item: -len(str(item[1]))):

@@ -96,3 +96,21 @@ def luminance(images: Tensor) -> Tensor:
     """ITU-R 601 luma of RGB images, (N, 3, H, W) -> (N, 1, H, W)."""
     weights = images.new_tensor([0.299, 0.587, 0.114])
     return torch.einsum("nchw,c->nhw", images, weights)[:, None]
+
+
+SOLARISE_THRESHOLD = 128 / 255
+"""Of a pixel in [0, 1]: Pillow's and solo-learn's threshold, 128 of 255."""
+
+
+def random_solarise(images: Tensor, probability: Tensor) -> Tensor:
+    """Invert every value of an image that is at or above the threshold, with this probability (Grill et al. 2020).
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        probability: of each image, (N,).
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
+    chosen = torch.rand(len(images), device=images.device) < probability
+    return torch.where(chosen[:, None, None, None] & (images >= SOLARISE_THRESHOLD), 1 - images, images)

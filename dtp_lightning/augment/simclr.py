@@ -1,38 +1,25 @@
-"""The views of SimCLR (Chen et al. 2020, appendix A), batched on the device."""
+"""The views of SimCLR (Chen et al. 2020, appendix A): one strength sets the whole colour jitter."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from dtp_lightning.augment.colour import luminance, random_jitter
-from dtp_lightning.augment.geometry import random_blur, random_flip, random_resized_crop
+from dtp_lightning.augment.crop_colour import Area, CropColourViews
 from dtp_lightning.augment.views import Probability
 from dtp_lightning.data.images import ImageSpec
-
-Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class SimCLRViews(nn.Module):
     """Random crop, mirror, colour jitter, grey, blur, with independent parameters for each image and view.
 
-    There is no mirroring where it changes the meaning, and no change of colour of grey images. Interpolation has no
-    antialiasing and the jitter has a fixed order: see the functions in geometry.py and colour.py.
-
     Args:
-        images: size and kind of the input.
-        scale: range of the crop's area, as a fraction of the image.
-        ratio: range of the crop's width over height.
-        flip: probability of mirroring, where the data set allows it.
-        strength: s; brightness, contrast, saturation vary by 0.8 s, hue by 0.2 s.
-        jitter: probability of colour jitter.
-        grey: probability of dropping colour.
+        strength: s; brightness, contrast, saturation vary by 0.8 s, hue by 0.2 s. The paper takes 0.5 for CIFAR-10;
+            solo-learn's script takes 1.
         blur: probability of Gaussian blur (0.5 on ImageNet; 0 on CIFAR-10, as in the paper's appendix B.9).
-        sigma: range of the blur's standard deviation, in pixels.
-        views: V; 2 for contrastive losses, supervised losses accept 1.
+        images, scale, ratio, flip, jitter, grey, sigma, views: see :class:`CropColourViews`.
 
     Raises:
         ValueError: a range is not [low, high].
@@ -53,31 +40,12 @@ class SimCLRViews(nn.Module):
     ) -> None:
         super().__init__()
         self.views = views
-        for name, (low, high) in (("scale", scale), ("ratio", ratio), ("sigma", sigma)):
-            if low > high:
-                raise ValueError(f"{name} must be given as [low, high], not {[low, high]}")
-        self.scale, self.ratio, self.sigma = (scale[0], scale[1]), (ratio[0], ratio[1]), (sigma[0], sigma[1])
-        self.flip = flip if images.mirror_safe else 0.0
-        self.strength, self.jitter, self.grey = strength, jitter, grey
-        self.colour = images.channels == 3
-        self.blur = blur
+        s = strength
+        self.crop_colour = CropColourViews(
+            images, scale, ratio, flip, 0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s, jitter, grey, blur, sigma, views=views
+        )
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> views (V, B, C, H, W), float in [0, 1], by torch's global generator."""
-        x = images.repeat(self.views, 1, 1, 1).float() / 255
-        x = random_resized_crop(x, self.scale, self.ratio)
-        if self.flip:
-            x = random_flip(x, self.flip)
-        if self.colour:
-            s = self.strength
-            x = torch.where(self._bernoulli(x, self.jitter), random_jitter(x, 0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s), x)
-            x = torch.where(self._bernoulli(x, self.grey), luminance(x), x)
-        if self.blur:
-            x = random_blur(x, self.blur, self.sigma)
-        return x.unflatten(0, (self.views, -1))
-
-    @staticmethod
-    def _bernoulli(x: Tensor, probability: float) -> Tensor:
-        """A Bernoulli draw for each image, bool (N, 1, 1, 1)."""
-        return torch.rand(len(x), 1, 1, 1, device=x.device) < probability
+        views: Tensor = self.crop_colour(images)
+        return views

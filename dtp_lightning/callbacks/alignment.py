@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dtp_lightning.callbacks.base import DataCallback
 from dtp_lightning.callbacks.measures import (
-    dead_units,
     effective_rank,
     effective_steps,
     jacobian_alignment,
@@ -24,6 +23,7 @@ from dtp_lightning.callbacks.measures import (
     update_alignment,
 )
 from dtp_lightning.data.images import ImageData
+from dtp_lightning.evaluation.health import dead_units
 from dtp_lightning.learners import Learner
 from dtp_lightning.runtime import collectives
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dtp_lightning.evaluation.health import saturated
 from dtp_lightning.learners.base import Learner, StageTrace
-
-DEAD_VARIANCE = 1e-8
-"""Variance over the batch below which a unit is dead, in squared units of the activation."""
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -63,7 +61,7 @@ def _backprop(
     learner: Learner, views: Tensor, labels: Tensor | None, parameters: list[nn.Parameter]
 ) -> Mapping[nn.Parameter, Tensor]:
     """Gradients of the objective with respect to these parameters, by backprop; ``grad`` is unchanged."""
-    loss = learner.objective(learner.model(views.flatten(0, 1)), len(views), labels)
+    loss, _ = learner.evaluate(views, labels)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {p: g for p, g in zip(parameters, gradients, strict=True) if g is not None}
 
@@ -115,15 +113,6 @@ def effective_rank(x: Tensor) -> float:
     return torch.special.entr(singular / singular.sum()).sum().exp().item()
 
 
-def dead_units(h: Tensor) -> float:
-    """Fraction of the C * H * W units of h (N, C, H, W) that are constant over the batch, in [0, 1]."""
-    return (h.flatten(1).var(0) < DEAD_VARIANCE).float().mean().item()
-
-
-ACTIVATION_RANGES = {nn.Tanh: (-1.0, 1.0), nn.Hardtanh: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0)}
-"""Range of each activation function that is bounded on both sides."""
-
-
 def saturation(trace: StageTrace) -> dict[str, float]:
     """Measure ``mean_abs``, mean |h_i|, and ``saturated``, if the activation function of the stage is bounded.
 
@@ -133,12 +122,8 @@ def saturation(trace: StageTrace) -> dict[str, float]:
     Args:
         trace: of a stage.
     """
-    h = trace.h
-    metrics = {"mean_abs": h.abs().mean().item()}
-    if bounds := ACTIVATION_RANGES.get(type(trace.stage.layers()[-1])):
-        middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
-        metrics["saturated"] = ((h - middle).abs() > 0.95 * half).float().mean().item()
-    return metrics
+    beyond = saturated(trace.h, trace.stage.layers()[-1])
+    return {"mean_abs": trace.h.abs().mean().item()} | ({} if beyond is None else {"saturated": beyond})
 
 
 def snapshot(learner: Learner) -> list[list[Tensor]]:

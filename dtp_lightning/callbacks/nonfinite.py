@@ -127,7 +127,8 @@ def locate_nonfinite(module: PretrainModule, images: Tensor, labels: Tensor) -> 
         return "the embeddings"
     # with several processes the loss gathers the embeddings of all, and the others may not get here
     single_process = module.trainer.world_size == 1
-    if single_process and not finite([learner.objective(embeddings, len(views), labels)]):
+    targets = learner.target_outputs(traces[0].x)
+    if single_process and not finite([learner.objective(embeddings, len(views), labels, targets=targets)]):
         return "the loss"
     grads = [(name, [p.grad for p in parameters if p.grad is not None]) for name, parameters in groups]
     if nonfinite := [name for name, gradients in grads if not finite(gradients)]:

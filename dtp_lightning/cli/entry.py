@@ -5,21 +5,23 @@ Only light imports here, so that ``--help`` and tab completion answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
-import inspect
+import io
 import logging
 import os
 import re
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dtp_lightning.cli import paths
+from dtp_lightning.cli import advice, paths
 from dtp_lightning.errors import SecretError, UserError
 from dtp_lightning.runtime import allocator
 from dtp_lightning.runtime.signals import Interrupted, guard
@@ -27,7 +29,7 @@ from dtp_lightning.runtime.signals import Interrupted, guard
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
 NAME_A_RUN = ("resume", "checkpoint")  # keys whose value may be a run
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None
         _check_words(words)
         _typed = replace(line, words=words)
         sys.argv[1:] = [*line.hydra, *words]
+        if {"--help", "-h"} & {*words}:
+            _help(task, config_name)
         with guard.collect():
             task()
             _close_sweep()
@@ -80,6 +84,19 @@ def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None
         if message is None or _traceback_wanted:
             raise
         stop(message)
+
+
+def _help(task: Callable[[], object], config_name: str) -> NoReturn:
+    """What Hydra says to ``--help``, and behind each key what its YAML file says of it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from dtp_lightning.cli.help import annotated
+
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        task()
+    print(annotated(told.getvalue(), config_name, HydraConfig.get().runtime.choices), end="", flush=True)
+    sys.exit(0)
 
 
 def _run_named_in(word: str) -> str:
@@ -202,13 +219,15 @@ def _check_words(words: Sequence[str]) -> None:
             raise SecretError(secret_message(key))
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
     for word in words:
-        if word.startswith("--") and word.partition("=")[0] not in known:
+        if word.startswith("-") and word.partition("=")[0] not in known:
             raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")
 
 
 def _forbidden(error: OSError) -> str | None:
-    """One line for a folder that may not be written or read; None for any other error of the system's."""
-    if error.errno not in FORBIDDEN or error.filename is None:
+    """One line for a folder that may not be written or read, or made; None for any other error of the system's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    making = frames[-1].name in ("mkdir", "makedirs") if frames else False  # in /proc "no such file" says so
+    if error.filename is None or error.errno is None or not (making or error.errno in FORBIDDEN):
         return None
     return f"{error.filename}: {os.strerror(error.errno).lower()}; hydra.run.dir=... chooses where a run is written"
 
@@ -237,9 +256,11 @@ def _explain(error: BaseException, config_name: str) -> str | None:
     if not isinstance(error, CompactHydraException | OmegaConfBaseException):
         return _forbidden(error) if isinstance(error, OSError) else None
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown key '{match[1]}'" + _nearest_key(match[1], config_name)
+        return f"unknown key '{match[1]}'" + advice.nearest_key(match[1], config_name)
     if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", text):
-        return _nearest_choice(match[1], match[2])
+        return advice.nearest_choice(match[1], match[2])
+    if match := re.search(r"Cannot find primary config '([^']+)'", text):
+        return advice.no_config(match[1])
     if match := re.search(r"Multiple values for (\w+)\.", text):
         return f"{match[1]} has one value already: write {match[1]}=... without the +"
     if "override_grammar" in text:
@@ -250,46 +271,3 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list"
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("full_key"))
-
-
-def _nearest_key(key: str, config_name: str) -> str:
-    """The nearest key of the configuration with the groups that were chosen on this command line."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    from dtp_lightning.config.flatten import keys_and_sections
-    from dtp_lightning.config.instantiate import target_of
-    from dtp_lightning.config.schema import nearest
-
-    conf = paths.conf()
-    groups = [p.name for p in conf.iterdir() if p.is_dir()]
-    choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        try:
-            config = compose(config_name, overrides=choices)
-        except Exception:  # another mistake on the same command line
-            config = compose(config_name)
-    values = OmegaConf.to_container(config)
-    keys = dict.fromkeys([*groups, *keys_and_sections(values)])  # type: ignore[arg-type]
-    section = ""
-    for word in key.split("."):
-        if section + word not in keys:
-            node = OmegaConf.select(config, section.rstrip(".")) if section else None
-            if node and word in inspect.signature(target_of(node.get("_target_", "builtins.dict"))).parameters:
-                return f"; {node['_target_']} takes it: write +{key}=..."
-            return nearest(
-                word, [k[len(section) :] for k in keys if k.rpartition(".")[0] == section.rstrip(".")], section
-            )
-        section += f"{word}."
-    return ""
-
-
-def _nearest_choice(group: str, wrong: str) -> str:
-    from dtp_lightning.config.schema import nearest
-
-    known: Sequence[str] = [p.stem for p in (paths.conf() / group).glob("*.yaml")]
-    listed = f" (there is: {', '.join(sorted(known))})"
-    hint = nearest(wrong, known)
-    return f"{group}={wrong}: no such choice{hint}" + ("" if hint.startswith("; there is") else listed)

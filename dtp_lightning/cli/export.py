@@ -22,10 +22,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="run folder, a checkpoint, or 'last' for the newest run")
     parser.add_argument("--to", type=Path, help="the .safetensors file; default: encoder.safetensors in the run folder")
     parser.add_argument("--license", help="of the weights, for the card, such as CC-BY-4.0")
+    parser.add_argument("--half", action="store_true", help="weights as float16: half the size")
     arguments = parser.parse_args(words)
     run = paths.last_run(paths.CHECKPOINT) if arguments.run == paths.LAST else Path(arguments.run)
 
     from dtp_lightning.export.writer import export  # torch takes seconds, which --help need not wait for
 
-    weights = export(run, arguments.to, arguments.license)
+    weights = export(run, arguments.to, arguments.license, arguments.half)
     print(f"{weights}\n{weights.with_suffix('.json')}")

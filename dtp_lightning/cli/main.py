@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -128,6 +129,9 @@ def main() -> None:
         task, _ = VERBS[words[0]]
         try:
             entry.tool(lambda: task(words[0], words[1:]))
+        except BrokenPipeError:  # dtp train --help | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said, nor at the end
+            sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:  # where no Hydra is, or not yet
             print("stopped by SIGINT", file=sys.stderr)
             sys.exit(130)

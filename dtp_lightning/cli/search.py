@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shlex
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 from dtp_lightning.cli import entry, paths
 from dtp_lightning.errors import ConfigError, RunError
 from dtp_lightning.runs.lock import is_locked
+from dtp_lightning.runs.stored import read_summary
 from dtp_lightning.runtime.signals import Interrupted, guard
 
 GRACE = 3.0  # seconds for a trial to leave by itself: a terminal's Ctrl-C reaches it as well
@@ -70,7 +70,7 @@ def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:
     if code:
         lines = (folder / "output.txt").read_text().strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit code {code}")
-    value = json.loads((folder / "summary.json").read_text()).get(metric)
+    value = (read_summary(folder / "summary.json") or {}).get(metric)
     if value is None:
         raise RuntimeError(f"{metric} is not among the run's figures")
     return float(value)

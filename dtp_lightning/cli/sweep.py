@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from dtp_lightning.cli import paths
+from dtp_lightning.cli.multirun import swept
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.status import ended, failures
+from dtp_lightning.runs.stored import read_json
 
 running: SweepProgress | None = None
 """The sweep that this process started."""
@@ -46,14 +50,16 @@ class SweepProgress(Callback):
         self.folder = Path(config.hydra.sweep.dir)
         self.before = ended(self.folder)
         self.began = time.time()
-        print(f"{self.total} jobs in {config.hydra.sweep.dir}", flush=True)
+        left = max(self.total - self.before, 0)
+        done = f", {self.before} of them ended" if self.before else ""
+        print(f"{self.total} jobs in {config.hydra.sweep.dir}{done}; {expectation(config, left)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """One line a job."""
         # a parallel launcher calls a copy of this object in another process: there only the folders know the count
         # (too many, where another sweep works in this folder)
         self.done = max(self.done + 1, min(self.total, ended(self.folder) - self.before))
-        took = time.time() - self.began
+        took = max(0.0, time.time() - self.began)  # the clock may have been set back
         name = config.hydra.job.override_dirname or "defaults"
         word = "done" if job_return.status is JobStatus.COMPLETED else "FAILED"
         left = f", about {clock(took / self.done * (self.total - self.done))} left" if self.total > self.done else ""
@@ -83,12 +89,28 @@ class SweepProgress(Callback):
 
 def jobs_of(config: DictConfig) -> int:
     """How many jobs the sweep file and the command line make together."""
-    params = {key: f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()}
-    parser = OverridesParser.create()
-    overrides = parser.parse_overrides([*params.values(), *config.hydra.overrides.task])
-    last = {override.key_or_group: override for override in overrides}  # the command line comes last, and wins
-    counts = [sum(1 for _ in o.sweep_string_iterator()) for o in last.values() if o.is_sweep_override()]
-    return math.prod(counts)
+    return math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept(config).values())
+
+
+def seconds_per_epoch(config: DictConfig, below: Iterable[str] = paths.RUNS) -> float | None:
+    """Median over the runs here of the same data set and model, with training and validation; None without any."""
+    choices = config.hydra.runtime.choices
+    found = []
+    for path in (path for folder in below for path in Path(folder).rglob(paths.SUMMARY)):
+        told = read_json(path)
+        same = all(told.get(group) == choices[group] for group in ("dataset", "model"))
+        if same and told.get("epochs") and told.get("fit/seconds"):
+            found.append(told["fit/seconds"] / told["epochs"])
+    return median(found) if found else None
+
+
+def expectation(config: DictConfig, jobs: int) -> str:
+    """How long so many jobs will take, as far as it can be known before the first."""
+    each, work = seconds_per_epoch(config), f"to run: {jobs} x {config.trainer.max_epochs} epochs"
+    if each is None or {"dataset", "model", "trainer.max_epochs"} & {*swept(config)}:
+        return f"{work}; how long they take is said after the first"
+    seconds = jobs * config.trainer.max_epochs * each
+    return f"{work}, about {clock(seconds)} by the runs that lie here, and the probes"
 
 
 def clock(seconds: float) -> str:

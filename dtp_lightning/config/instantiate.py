@@ -38,6 +38,10 @@ def build(node: Mapping[str, Any], /, **offered: Any) -> Any:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
         raise
+    except TypeError as error:  # of the values of _partial_, _convert_, _recursive_
+        if not str(error).startswith("Instantiation: "):
+            raise
+        raise ConfigError(f"{node['_target_']}: {str(error).splitlines()[0]}") from error
     factory = functools.partial(partial, **named)
     if node.get("_partial_"):
         return factory
@@ -86,6 +90,7 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     if target.startswith("dtp_lightning."):
         with contextlib.suppress(ConfigError, ValueError):  # gone since
             for name, parameter in inspect.signature(target_of(target)).parameters.items():
-                if isinstance(parameter.default, bool | int | float | str | list | None):
-                    filled.setdefault(name, parameter.default)
+                default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+                if isinstance(default, bool | int | float | str | list | None):
+                    filled.setdefault(name, default)
     return filled

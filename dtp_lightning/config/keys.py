@@ -22,6 +22,7 @@ class Key:
         may_differ: whether runs in one row may have different values of it, unmentioned.
         free_on_resume: whether a resumed run may be given another value.
         on_card: whether an exported encoder's card tells it.
+        of_untrained: whether the accuracy of an encoder that was never trained depends on it.
     """
 
     pattern: str
@@ -30,11 +31,12 @@ class Key:
     may_differ: bool = False
     free_on_resume: bool = False
     on_card: bool = False
+    of_untrained: bool = False
 
 
 OPTIONAL_GROUPS = ("schedule", "average")
 """Groups that a run may do without; the configuration of a run of before they were there has no such key."""
-WHERE_DATA_LIES = ("dataset.root", "dataset.download")
+WHERE_DATA_LIES = ("dataset.root", "dataset.path", "dataset.download")
 """Of this machine; written out because Hydra's ``exclude_keys`` takes names, not patterns."""
 
 KEYS: tuple[Key, ...] = (
@@ -43,7 +45,7 @@ KEYS: tuple[Key, ...] = (
         Key(re.escape(key), in_folder_name=False, splits_cells=False, may_differ=True, free_on_resume=True)
         for key in WHERE_DATA_LIES
     ),
-    Key(r"evaluation\..+\.(root|download)", splits_cells=False, may_differ=True, free_on_resume=True),
+    Key(r"evaluation\..+\.(root|path|download)", splits_cells=False, may_differ=True, free_on_resume=True),
     # how a run is watched and measured: its weights do not depend on it, but what an evaluation finds may
     Key(r"(logger|callbacks)(\..+)?|evaluation", splits_cells=False, may_differ=True, free_on_resume=True),
     Key(r"evaluation\..+", may_differ=True, free_on_resume=True),
@@ -63,8 +65,12 @@ KEYS: tuple[Key, ...] = (
     Key(r"checkpoint", may_differ=True),  # an evaluation's: names the run
     Key(r"dataset\.label_seed", may_differ=True, on_card=True),  # it may follow the seed
     Key(r"dataset|model|loss|learner", splits_cells=False, on_card=True),  # the choice; what is inside has its own say
+    Key(
+        r"dataset\.(labels|label_noise|labelled_fraction)", on_card=True
+    ),  # probes are given all labels, and right ones
+    Key(r"(model|dataset)\..+", on_card=True, of_untrained=True),
     # what made the weights
-    Key(r"(learner|loss|model|dataset|augment|trainer|schedule|average)\..+", on_card=True),
+    Key(r"(learner|loss|augment|trainer|schedule|average)\..+", on_card=True),
     Key(r"augment|schedule|average|trainer|batch_size", on_card=True),
 )
 

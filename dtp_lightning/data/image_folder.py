@@ -7,22 +7,21 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dtp_lightning.data.images import ImageData, Split
+from dtp_lightning.data.splitting import Share, split_each_class, split_unlabelled
 from dtp_lightning.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-SPLIT_SEED = 0
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FolderImages:
@@ -71,13 +70,18 @@ class FolderImages:
                 f"{path} cannot be read ({_error_message(error)}): replace or remove it, "
                 "or set dataset.skip_damaged=true"
             ) from error
-        scale = self.size / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image.crop((left, top, left + self.size, top + self.size)))
-        pixels = 255 - pixels if self.invert else pixels
-        return torch.from_numpy(pixels.reshape(self.size, self.size, self.channels).transpose(2, 0, 1).copy())
+        return square(image, self.size, self.invert)
+
+
+def square(image: Image.Image, size: int, invert: bool = False) -> Tensor:
+    """The centre of an image of mode L or RGB, its shorter side resized (bilinear), as uint8 (C, size, size)."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+    pixels = 255 - pixels if invert else pixels
+    return torch.from_numpy(pixels.reshape(size, size, -1).transpose(2, 0, 1).copy())
 
 
 def image_folder(
@@ -128,7 +132,9 @@ def image_folder(
         train, val = map(split, _split_unlabelled(folder, val_share))
         return ImageData(train, val, split([]), (), mirror_safe, mean, std)
     classes = tuple(sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()))
-    files = {name: _labelled(folder / name, classes) for name in ("train", "val", "test") if (folder / name).is_dir()}
+    files = {
+        name: labelled_files(folder / name, classes) for name in ("train", "val", "test") if (folder / name).is_dir()
+    }
     for name, share in (("test", test_share), ("val", val_share)):
         if name not in files:
             files["train"], files[name] = _split_each_class(files["train"], share, name, folder)
@@ -149,9 +155,8 @@ def _split_unlabelled(folder: Path, val_share: float) -> tuple[list[Path], list[
             "or images to pre-train on"
         )
     log.warning("%s has no train/<class>/ folders: its %d images are taken as unlabelled", folder, len(paths))
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
-    cut = min(len(paths) - 1, max(2, round(val_share * len(paths))))  # two, so that there are negatives
-    return [paths[i] for i in sorted(order[cut:])], [paths[i] for i in sorted(order[:cut])]
+    remaining, split_off = split_unlabelled(len(paths), val_share)
+    return [paths[i] for i in remaining.tolist()], [paths[i] for i in split_off.tolist()]
 
 
 def _images_below(folder: Path) -> list[Path]:
@@ -159,7 +164,7 @@ def _images_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-def _labelled(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     """Paths and class indices of the images in ``folder/<class>/``."""
     class_folders = [p.name for p in folder.iterdir() if p.is_dir()]
     if unknown := sorted(set(class_folders) - set(classes)):
@@ -181,19 +186,14 @@ def _split_each_class(
     pairs: list[tuple[Path, int]], share: float, name: str, folder: Path
 ) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
     """Split off a share of each class, at least one image: the remaining pairs, and those of the split ``name``."""
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    remaining, split_off = [], []
-    for label in sorted({y for _, y in pairs}):
-        members = [pair for pair in pairs if pair[1] == label]
-        if len(members) < 2:
-            raise DataError(
-                f"{members[0][0].parent} holds too few images to take some for {name}: add images, or {folder / name}/"
-            )
-        order = torch.randperm(len(members), generator=generator).tolist()
-        cut = min(len(members) - 1, max(1, round(share * len(members))))
-        split_off += [members[i] for i in sorted(order[:cut])]
-        remaining += [members[i] for i in sorted(order[cut:])]
-    return remaining, split_off
+    labels = torch.tensor([label for _, label in pairs])
+
+    def too_few(label: int) -> str:
+        class_folder = next(path.parent for path, y in pairs if y == label)
+        return f"{class_folder} holds too few images to take some for {name}: add images, or {folder / name}/"
+
+    remaining, split_off = split_each_class(labels, share, too_few)
+    return [pairs[i] for i in remaining.tolist()], [pairs[i] for i in split_off.tolist()]
 
 
 def _readable_indices(images: FolderImages) -> list[int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
+from dtp_lightning.evaluation.health import warnings_of
 from dtp_lightning.figures import plots
 from dtp_lightning.models.network import Network, freeze
 from dtp_lightning.runs.summary import RANDOM
@@ -23,7 +25,7 @@ def evaluate_encoders(
     seed: int,
     device: torch.device,
     folder: Path,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Run every evaluation on both encoders.
 
     Args:
@@ -35,7 +37,8 @@ def evaluate_encoders(
         folder: where figures are written.
 
     Returns:
-        ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one.
+        ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one; ``warnings``,
+        sentences, where these numbers are worth little (:mod:`dtp_lightning.evaluation.health`).
     """
     networks = {"": trained, RANDOM: untrained}
     encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
@@ -45,7 +48,8 @@ def evaluate_encoders(
         for prefix, result in results.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
         _plot(name, results, data, folder)
-    return metrics
+    told = warnings_of(encoders[""].network, data, metrics)
+    return {**metrics, **({"warnings": told} if told else {})}
 
 
 def _plot(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:

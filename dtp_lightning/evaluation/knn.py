@@ -8,8 +8,13 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_lightning.data.images import ImageData
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.evaluation.frozen import ClassProbe, FeatureSplit, FrozenEncoder, Result, accuracy
 from dtp_lightning.runtime.signals import guard
+
+USUAL = 20
+"""Neighbours of the protocol."""
 
 
 class NearestNeighbours(ClassProbe):
@@ -18,13 +23,26 @@ class NearestNeighbours(ClassProbe):
     There is no choice of hyper-parameters: k and temperature are given. The feature bank is the training split.
 
     Args:
-        k: number of neighbours, at most the size of the bank.
+        k: number of neighbours, at most the size of the bank. (Where the bank is smaller than the usual 20, all vote.)
         temperature: of the weights of the votes.
     """
 
-    def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
+    def __init__(self, k: PositiveInt = USUAL, temperature: PositiveFloat = 0.1) -> None:
         self.k = k
         self.temperature = temperature
+
+    def check(self, data: ImageData) -> None:
+        """Require as many training images as neighbours.
+
+        Raises:
+            ConfigError: there are fewer.
+            DataError: there are fewer than two classes, or no validation or test images.
+        """
+        super().check(data)
+        if self.k > max(USUAL, len(data.train)):
+            raise ConfigError(
+                f"k={self.k} is larger than the {len(data.train)} training images; lower evaluation.knn.k"
+            )
 
     def __call__(self, encoder: FrozenEncoder) -> Result:
         """Measure ``val_acc`` and ``test_acc``, in [0, 1]."""

@@ -28,10 +28,14 @@ class TruncatedNetwork(Network):
 
     def features(self, images: Tensor) -> Tensor:
         """Features (N, F) of images (N, C, H, W) in [0, 1]: h_stage, average-pooled and flattened."""
-        h = self.activations(images)[-1]
-        cells = max(1, int((self.max_features / h.shape[1]) ** 0.5))
-        height, width = (min(cells, side) for side in h.shape[-2:])
-        return F.adaptive_avg_pool2d(h, (height, width)).flatten(1)
+        return pooled(self.activations(images)[-1], self.max_features)
+
+
+def pooled(h: Tensor, max_features: int) -> Tensor:
+    """Features (N, F) of an activation (N, C, H, W): averaged on the largest square grid with F <= max_features."""
+    cells = max(1, int((max_features / h.shape[1]) ** 0.5))
+    height, width = (min(cells, side) for side in h.shape[-2:])
+    return F.adaptive_avg_pool2d(h, (height, width)).flatten(1)
 
 
 class Layerwise(Evaluation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -22,26 +22,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WIDE = 2048
+"""Number of features above which a probe on few images works in their span; below it, features stay as they are."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 Strengths = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Standardises features by mean and standard deviation (F,) of the training features."""
+    """Standardises features by mean and standard deviation (F,) of the training features.
+
+    The weights of a regression with an L2 penalty lie in the span of its training features. Where these are many more
+    than the images (``WIDE``), their coordinates in that span, (N, N), take minutes less and lead to the same probe.
+
+    Attributes:
+        mean, std: (F,).
+        basis: of the span, orthonormal, (F, N); None: features stay what they are.
+    """
 
     mean: Tensor
     std: Tensor
+    basis: Tensor | None = None
 
     @classmethod
     def fit(cls, x: Tensor) -> Standardiser:
         """Compute mean and standard deviation of features (N, F); constant features are not scaled."""
         std = x.std(0, correction=0)
-        return cls(x.mean(0), torch.where(std > 1e-6, std, 1.0))
+        standardise = cls(x.mean(0), torch.where(std > 1e-6, std, 1.0))
+        images, features = x.shape
+        if features <= WIDE or 4 * images > features:
+            return standardise
+        return replace(standardise, basis=torch.linalg.qr(standardise(x).T)[0])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Standardised features (N, F)."""
-        return (x - self.mean) / self.std
+        """Standardised features (N, F), or their coordinates in the basis."""
+        standardised = (x - self.mean) / self.std
+        return standardised if self.basis is None else standardised @ self.basis
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, validate_call
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.errors import ConfigError, DataError
+from dtp_lightning.models import forward_only_net, library_net, mlp, resnet
 from dtp_lightning.models.network import Network, conv_net, freeze
 from dtp_lightning.models.stage import Stage
 
 FORMAT = "dtp_lightning encoder 1"
-BUILDERS: dict[str, Callable[..., Network]] = {"conv_net": conv_net}
+BUILDERS: dict[str, Callable[..., Network]] = {
+    builder.__name__: builder for builder in (conv_net, resnet, mlp, library_net, forward_only_net)
+}
 """Network builders that a card may name."""
+LARGEST_TEXT = 2**20  # bytes of a card, and of a header
+DTYPES = {torch.float32: ("F32", "F16"), torch.int64: ("I64",)}
+"""What weights and the buffers of norms may be stored as, in the words of safetensors."""
+PUBLISHED = Path(__file__).parent / "encoders"
+"""Encoders that come with the package. docs/encoders.md"""
 
 
 class Input(BaseModel):
@@ -118,7 +127,8 @@ def load_encoder(path: str | Path) -> Encoder:
 
     Args:
         path: the ``.safetensors`` file, its ``.json`` card, or the folder of an ``encoder.safetensors``; card and
-            weights are in the same folder.
+            weights are in the same folder. Or the name of one that comes with the package: ``"mnist5k-hinge-dtp"``
+            (:func:`published`).
 
     Returns:
         The encoder on the CPU, in evaluation mode, without gradients (``requires_grad_(True)`` to fine-tune it).
@@ -126,17 +136,28 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         DataError: a file is missing or was changed, or the two do not belong together.
     """
-    path = Path(path).expanduser()
+    names = published()
+    path = PUBLISHED / path if path in names else Path(path).expanduser()
     weights = path / "encoder.safetensors" if path.is_dir() else path.with_suffix(".safetensors")
     card_path = weights.with_suffix(".json")
     for file in (weights, card_path):
         if not file.is_file():
-            raise DataError(f"{file}: no such file; dtp export RUN writes weights and card")
+            near = get_close_matches(str(path), names, 1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise DataError(
+                f"{file}: no such file; {hint}dtp export RUN writes weights and card, "
+                f"and the package brings {', '.join(names)}"
+            )
     try:
         card = read_card(card_path)
         return _load_encoder(card, weights)
     except DataError as error:
         raise DataError(f"{card_path}: {error}") from error
+
+
+def published() -> list[str]:
+    """Names of the encoders that come with the package: data set, loss, learner."""
+    return sorted(path.stem for path in PUBLISHED.glob("*.safetensors"))
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -145,13 +166,70 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is no JSON, or no card of this format.
     """
+    if path.stat().st_size > LARGEST_TEXT:
+        raise DataError(f"has more than {LARGEST_TEXT:,} bytes: no card of ours")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is not JSON ({error})") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise DataError(f"is not a card of format '{FORMAT}'")
     return card
+
+
+def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The encoder and the tensors that the header of a safetensors file describes; no more of the file is read.
+
+    Format: eight bytes, the header's length n; n bytes of JSON, name -> dtype, shape, and place among the bytes after.
+
+    Raises:
+        DataError: the header is too long, is no such JSON, or names a tensor twice.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LARGEST_TEXT, size - 8):
+            raise DataError(f"{path.name} is no safetensors file (a header of {length:,} bytes)")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_once)
+        metadata = header.pop("__metadata__", {})
+        encoder = json.loads(metadata.get("encoder", "null"))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path.name} is no safetensors file ({error})") from error
+    return encoder, header
+
+
+def _check_tensors(header: Mapping[str, Any], encoder: nn.Module, path: Path) -> None:
+    """The tensors of a file are those of an encoder, one after the other, and then the file ends.
+
+    Raises:
+        DataError: they are not.
+    """
+    try:
+        found = {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in header.items()}
+        places = sorted((start, end) for entry in header.values() for start, end in [entry["data_offsets"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path.name} is no safetensors file ({error!r})") from error
+    weights = encoder.state_dict()
+    for name in [*weights, *found]:
+        shape, dtype = found.get(name, (None, None))
+        if name not in weights or shape != weights[name].shape or dtype not in DTYPES[weights[name].dtype]:
+            expected = (tuple(weights[name].shape), DTYPES[weights[name].dtype][0]) if name in weights else None
+            raise DataError(f"the weights do not fit: {name} is {found.get(name)}, and the encoder's {expected}")
+    ends = [0, *(end for _, end in places)]
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if [start for start, _ in places] != ends[:-1] or path.stat().st_size != 8 + length + ends[-1]:
+        raise DataError(f"{path.name} is no safetensors file (its tensors are not where it says)")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys stand in it once: of two, readers differ in which they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
 
 
 def digest(path: Path) -> str:
@@ -167,16 +245,18 @@ def _load_encoder(card: Mapping[str, Any], weights: Path) -> Encoder:
     except ValidationError as error:
         raise DataError(f"encoder.{_first_problem(error)}") from error
     encoder = Encoder(architecture.build(), architecture.input.spec(), card)
-    if card.get("sha256") != digest(weights):
+    # a file of another size is not even read
+    most = 8 + LARGEST_TEXT + sum(value.nbytes for value in encoder.state_dict().values())
+    if weights.stat().st_size > most or card.get("sha256") != digest(weights):
         raise DataError(f"{weights.name} is not the file that this card was written for: export the run again")
+    described, header = read_header(weights)
+    if described != card["encoder"]:
+        raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
+    _check_tensors(header, encoder, weights)
     try:
-        with safe_open(weights, framework="pt") as file:
-            encoder_metadata = json.loads((file.metadata() or {}).get("encoder", "null"))
-        state_dict = load_file(weights)
+        state_dict = {k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()}
     except (SafetensorError, ValueError) as error:
         raise DataError(f"{weights.name} is no safetensors file ({error})") from error
-    if encoder_metadata != card["encoder"]:
-        raise DataError(f"encoder was changed since {weights.name} was written: export the run again")
     try:
         encoder.load_state_dict(state_dict, assign=True)
     except RuntimeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from dtp_lightning import __version__
 from dtp_lightning.config.flatten import select
@@ -21,13 +22,14 @@ from dtp_lightning.errors import DataError
 from dtp_lightning.export.encoder import BUILDERS, FORMAT, Architecture, Encoder, Input, digest
 from dtp_lightning.models import Network
 from dtp_lightning.runs.checkpoint import Checkpoint
+from dtp_lightning.runs.stored import read_summary
 from dtp_lightning.runs.summary import provenance, weights_of
 from dtp_lightning.runtime.files import write_atomically
 
 PACKAGE = "dtp_lightning.models."
 
 
-def export(run: Path, to: Path | None = None, licence: str | None = None) -> Path:
+def export(run: Path, to: Path | None = None, licence: str | None = None, half: bool = False) -> Path:
     """Write weights and card of a finished run.
 
     Args:
@@ -35,12 +37,13 @@ def export(run: Path, to: Path | None = None, licence: str | None = None) -> Pat
         to: the ``.safetensors`` file; the card is written to the same folder. Default: in the run folder,
             ``encoder.safetensors``, or ``encoder_<name>.safetensors`` for a checkpoint of another name than last.ckpt.
         licence: of the weights, for the card; the publisher of the weights must choose it.
+        half: store weights as float16, half the size; a loaded encoder computes in float32.
 
     Returns:
         The path of the weights.
 
     Raises:
-        DataError: there is no checkpoint, or a card cannot describe its network.
+        DataError: there is no checkpoint, a card cannot describe its network, or float16 cannot hold its weights.
     """
     run = run.expanduser()
     path = run / "checkpoints" / "last.ckpt" if run.is_dir() else run
@@ -52,10 +55,33 @@ def export(run: Path, to: Path | None = None, licence: str | None = None) -> Pat
     network = _network(checkpoint, architecture)
     encoder = architecture.model_dump()
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    write_atomically(weights, save(tensors, metadata={"format": "pt", "encoder": json.dumps(encoder)}))
+    if half:
+        tensors = {key: _halved(key, value) for key, value in tensors.items()}
+    write_atomically(weights, _serialised(tensors, {"encoder": json.dumps(encoder), "format": "pt"}))
     card = _card(checkpoint, encoder, network, licence, _summary(folder, checkpoint), digest(weights))
     write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return weights
+
+
+def _halved(name: str, value: Tensor) -> Tensor:
+    """A tensor as float16, where it holds floats.
+
+    Raises:
+        DataError: a value is beyond what float16 can hold.
+    """
+    stored = value.half() if value.is_floating_point() else value
+    if not stored.isfinite().all():
+        raise DataError(f"{name} goes to {value.abs().max():.3g}, and float16 to 65,504: export without --half")
+    return stored
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; the same tensors and metadata give the same bytes, whereas the library shuffles metadata."""
+    file = save(tensors, metadata=metadata)
+    data = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps({**json.loads(file[8:data]), "__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[data:]
 
 
 def _architecture(checkpoint: Checkpoint) -> Architecture:
@@ -88,7 +114,7 @@ def _network(checkpoint: Checkpoint, architecture: Architecture) -> Network:
 def _summary(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """The summary of the run, if it is that of these weights (same number of epochs); else an empty one."""
     path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.is_file() else {}
+    summary = read_summary(path) or {}
     return summary if summary.get("epochs") == checkpoint.epochs else {}
 
 

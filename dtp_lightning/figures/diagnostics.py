@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from dtp_lightning.figures.plots import COLOURS, names_in, read_rows, save, steps_per_epoch, style_axis
+from dtp_lightning.figures.plots import COLOURS, names_in, save, steps_per_epoch, style_axis
+from dtp_lightning.runtime.files import read_rows
 
 Rows = Sequence[dict[str, str]]
 

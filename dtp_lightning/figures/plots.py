@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from dtp_lightning.runtime.files import read_rows
 
 # Okabe and Ito (2008): distinguishable with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,18 +70,11 @@ def plot_curves(metrics: Path, path: Path) -> None:
                 marker="o",
                 ms=2.5,
             )
-        style_axis(axis, title, scale)
+        above = any(float(row[name]) > 0 for row in rows for name in columns if row.get(name))
+        style_axis(axis, title, scale if above else "linear")
         if len(columns) > 1:
             axis.legend(frameon=False)
     save(figure, path)
-
-
-def read_rows(metrics: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv, with "" for an empty cell; an empty list if there is no such file."""
-    if not metrics.exists():
-        return []
-    with metrics.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def names_in(rows: Sequence[dict[str, str]]) -> list[str]:

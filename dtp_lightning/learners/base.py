@@ -9,20 +9,22 @@ vector-Jacobian product of delta_i, computed inside a graph that ends at the sta
     dfa   delta_i = Q_i dL/dz                                          (random, or learned: ddtp_linear)
     dtp   delta_{i-1} = (g_i(h_i) - g_i(h_i - step * delta_i)) / step  (learned feedback only)
     gll   delta_i = dL_i/dh_i, L_i the objective at a head of stage i  (no feedback at all)
+    scff  delta_i = dL_i/dh_i, L_i of the activity of stage i alone    (no objective either)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dtp_lightning.learners.optimizers import named_groups
 from dtp_lightning.learners.schedule import Schedule
-from dtp_lightning.learners.trace import StageTrace
+from dtp_lightning.learners.target_network import TargetNetwork
+from dtp_lightning.learners.trace import Observe, StageTrace, write_gradients
 from dtp_lightning.losses.objective import Objective, as_objective
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
@@ -48,6 +50,7 @@ class Learner(nn.Module, ABC):
 
     A rule is its displacements. Here every stage gets a random one:
 
+    >>> import torch
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
     >>> from dtp_lightning.losses import ContrastiveHinge
@@ -84,7 +87,14 @@ class Learner(nn.Module, ABC):
         top = [("head", model.head.parameters()), ("loss", self.loss.parameters())]
         self.forward_optimizer = forward_optimizer(named_groups([*groups, *top]))
         self.schedule: Schedule | None = None
+        self.target_network: TargetNetwork | None = None
+        self.give_target_network([self.model.head], [len(model.stages) - 1])
         self.epoch = 0
+
+    def give_target_network(self, heads: Sequence[nn.Module], on: Sequence[int]) -> None:
+        """A target network with copies of these heads on these stages, counted from 0, if the objective needs one."""
+        if self.loss.target_momentum is not None:
+            self.target_network = TargetNetwork(self.model.stages, heads, on, self.loss.target_momentum)
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -103,6 +113,17 @@ class Learner(nn.Module, ABC):
         """
         schedule.attach(self.optimizers, len(self.model.stages))
         self.schedule = schedule
+
+    def set_length(self, batches: int) -> None:
+        """Tell the schedule and the target network how many batches the whole training has.
+
+        Raises:
+            ConfigError: a warm-up longer than training.
+        """
+        if self.schedule:
+            self.schedule.set_length(batches)
+        if self.target_network:
+            self.target_network.batches = batches
 
     def skip_first_phase(self) -> None:
         """Go past the batches, if a rule begins with some, from which the forward weights do not learn."""
@@ -135,6 +156,7 @@ class Learner(nn.Module, ABC):
         labels: Tensor | None = None,
         *,
         update: Callable[[], object] | None = None,
+        observe: Observe | None = None,
         measure: bool = True,
     ) -> Metrics:
         """Learn from one batch.
@@ -144,6 +166,7 @@ class Learner(nn.Module, ABC):
                 each passes its share of the batch; all shares have the same size.
             labels: int64 (B,) in 0..K-1, for a supervised loss.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
+            observe: see :data:`~dtp_lightning.learners.trace.Observe`.
             measure: False leaves out what is only logged; ``loss`` is always there.
 
         Returns:
@@ -151,16 +174,32 @@ class Learner(nn.Module, ABC):
         """
         if self.schedule:
             self.schedule.begin(self.optimizers)
-        traces = self.trace(views.flatten(0, 1))
-        loss, top = self.compute_head_gradients(traces, len(views), labels)
-        metrics = self.compute_gradients(traces, top, measure=measure)
+        loss, metrics = self.learn(views, labels, measure=measure, observe=observe)
         if measure:
             metrics = collectives.mean_scalars(metrics)
         self.combine_gradients()
         if self.schedule:
             self.schedule.before_update(self.forward_optimizer)
         self.apply_update(update or self.forward_optimizer.step)
+        if self.target_network:
+            self.target_network.follow()
         return {"loss": loss, **metrics}
+
+    def learn(
+        self, views: Tensor, labels: Tensor | None, *, measure: bool, observe: Observe | None = None
+    ) -> tuple[Tensor, Metrics]:
+        """Write the gradients of all forward weights that this batch teaches; the loss, detached, and scalars to log.
+
+        Rules that need nothing from above override it, to let go of a stage's graph before the next one is made.
+
+        Args:
+            views, labels, measure, observe: see :meth:`step`.
+        """
+        traces = self.trace(views.flatten(0, 1))
+        if observe:
+            observe(traces)
+        loss, top = self.compute_head_gradients(traces, len(views), labels)
+        return loss, self.compute_gradients(traces, top, measure=measure)
 
     def apply_update(self, update: Callable[[], object]) -> None:
         """Move the forward weights, by ``update``; where rules change what follows from their change."""
@@ -191,9 +230,21 @@ class Learner(nn.Module, ABC):
             traces.append(StageTrace(stage, x, h, pool_indices, preactivation))
         return traces
 
+    def evaluate(self, views: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The objective on views and labels (see :meth:`step`), scalar, and the head's outputs (V * B, D); no step."""
+        images = views.flatten(0, 1)
+        outputs = self.model(images)
+        targets = self.target_outputs(self.model.normalise(images)) if self.target_network else None
+        return self.objective(outputs, len(views), labels, targets=targets), outputs
+
+    def target_outputs(self, h0: Tensor) -> Tensor | None:
+        """What the target network's head gives of normalised images h_0 (N, C, H, W), (N, D); None without one."""
+        return self.target_network(h0)[-1] if self.target_network else None
+
     def objective(
-        self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: Objective | None = None
-    ) -> Tensor:
+        self, outputs: Tensor, views: int, labels: Tensor | None = None, loss: Objective | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The loss of a head's outputs, scalar. Where processes share a batch: of the outputs of all of them.
 
         Args:
@@ -201,10 +252,14 @@ class Learner(nn.Module, ABC):
             views: V.
             labels: (B,), for a supervised loss.
             loss: the learner's, unless another is given.
+            targets: the target network's outputs, of the same shape, for an objective that needs them.
         """
         loss = loss or self.loss
         by_view = collectives.all_gather(outputs.unflatten(0, (views, -1)), dim=1)
         inputs = tuple(by_view)
+        if loss.target_momentum is not None:
+            assert targets is not None, "this objective needs the embeddings of a target network"
+            inputs += tuple(collectives.all_gather(targets.unflatten(0, (views, -1)), dim=1))
         if loss.supervised:
             assert labels is not None, "a supervised objective needs labels"
             inputs = (by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
@@ -228,8 +283,8 @@ class Learner(nn.Module, ABC):
             The loss, scalar and detached; dL/dh of the last trace's h, of its shape.
         """
         h = traces[-1].h.requires_grad_(True)
-        loss = self.objective(self.model.head(h), views, labels)
-        top = self.write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
+        loss = self.objective(self.model.head(h), views, labels, targets=self.target_outputs(traces[0].x))
+        (top,) = write_gradients(loss, [*self.model.head.parameters(), *self.loss.parameters()], h)
         return loss.detach(), top
 
     def trace_head(self, traces: list[StageTrace], head: Stage, views: int, labels: Tensor | None) -> tuple:
@@ -237,27 +292,10 @@ class Learner(nn.Module, ABC):
         x = traces[-1].h.requires_grad_(self.needs_input_gradients)
         traces.append(StageTrace(head, x, self.run(head, x).y))
         z = traces[-1].h.requires_grad_(True)
-        loss = self.objective(z, views, labels)
-        return loss.detach(), self.write_gradients(loss, list(self.loss.parameters()), z)
+        loss = self.objective(z, views, labels, targets=self.target_outputs(traces[0].x))
+        (top,) = write_gradients(loss, list(self.loss.parameters()), z)
+        return loss.detach(), top
 
     def run(self, stage: Stage, x: Tensor) -> StageOutput:
         """f(x). Rules that differentiate f with other weights override this."""
         return stage.run(x)
-
-    @staticmethod
-    def write_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], x: Tensor) -> Tensor:
-        """Write the gradient of a loss to parameters; return its gradient for x, of x's shape."""
-        *gradients, at_x = torch.autograd.grad(loss, [*parameters, x])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return at_x
-
-
-def named_groups(groups: Iterable[tuple[str, Iterable[nn.Parameter]]]) -> list[dict]:
-    """Parameter groups of an optimiser, each with a name. Empty groups are left out.
-
-    >>> [group["name"] for group in named_groups([("stage1", nn.Linear(2, 2).parameters()), ("head", [])])]
-    ['stage1']
-    """
-    listed = [{"name": name, "params": list(parameters)} for name, parameters in groups]
-    return [group for group in listed if group["params"]]

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import normal_like
+from dtp_lightning.models.blocks import resting_statistics
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage
 from dtp_lightning.runtime import collectives
@@ -118,7 +119,7 @@ class DirectFeedback(Learner):
         metrics: Metrics = {}
         for i, (trace, q) in enumerate(zip(stages, self.direct, strict=True)):
             noise = feedback.noise_like(trace.h.detach()).mul_(sigma)
-            with torch.no_grad():
+            with torch.no_grad(), resting_statistics(self.model):
                 h = trace.h + noise
                 for above in self.model.stages[i + 1 :]:
                     h = above(h)

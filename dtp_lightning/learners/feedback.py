@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace, named_groups
+from dtp_lightning.learners.base import Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.noise import add_tiled, normal_like
+from dtp_lightning.learners.optimizers import named_groups
+from dtp_lightning.learners.trace import write_gradients
+from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
 
@@ -160,9 +163,7 @@ class FeedbackTraining(Feedback):
                 if k >= (self.steps if isinstance(self.steps, int) else self.steps[i - 2]):
                     continue
                 loss = self.loss(traces, i)
-                parameters = self.parameters(traces[i - 1].stage)
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient
+                write_gradients(loss, self.parameters(traces[i - 1].stage))
                 metrics[f"reconstruction_loss/stage{i}"] = loss.detach()
             collectives.mean_gradients(p for group in optimizer.param_groups for p in group["params"])
             optimizer.step()
@@ -191,12 +192,12 @@ class FeedbackTraining(Feedback):
         """
         x = trace.x.detach()
         e = self.noise(x, i)
-        if trace.preactivation is not None and len(e) < len(x):
+        if trace.preactivation is not None and len(e) < len(x) and not isinstance(trace.pool_indices, Held):
             return (add_tiled(x, e) if noisy else e), trace.stage.run_perturbed(
                 trace.preactivation, e, trace.pool_indices
             )
         perturbed = add_tiled(x, e) if len(e) < len(x) else torch.add(x, e, out=e if noisy else None)
-        return (perturbed if noisy else e), trace.stage.run(perturbed, trace.pool_indices)
+        return (perturbed if noisy else e), trace.stage.rerun(perturbed, trace.pool_indices)
 
     @abstractmethod
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:

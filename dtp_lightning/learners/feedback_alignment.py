@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn import grad as nn_grad
 
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.kolen_pollack import Decay, Follower
+from dtp_lightning.models.aligned import Weighted, aligned
+from dtp_lightning.models.blocks import is_matrix, is_plain
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
@@ -59,7 +60,8 @@ class FeedbackAlignment(Learner):
         self.weights, self.magnitude = weights, magnitude
         self.transports_weights = weights == "sign"  # type: ignore[misc]
         self._head = (Stage(model.head),)
-        layers = [layer for stage in (*model.stages[1:], *self._head) for layer in weighted_layers(stage)]
+        # the first layer sends nothing down
+        layers = [layer for stage in (*model.stages, *self._head) for layer in weighted_layers(stage.forward_map)][1:]
         self._index = {layer: i for i, layer in enumerate(layers)}
         learns = weights == "updated"
         self.feedback_weights = nn.ParameterList(
@@ -79,14 +81,25 @@ class FeedbackAlignment(Learner):
         return self.trace_head(traces, self._head[0], views, labels)
 
     def run(self, stage: Stage, x: Tensor) -> StageOutput:
-        """f(x), whose weighted layers compute the gradient of their input with B."""
-        for layer in stage.layers():
-            if x.requires_grad and layer in self._index:
-                x = AlignedInputGradient.apply(x, layer(x.detach()), layer, self.backward_weight)
-            else:
-                x = layer(x)
-            x = x[0] if isinstance(x, tuple) else x  # a max-pool may give its indices as well
-        return StageOutput(x)
+        """f(x), whose weighted layers compute the gradient of their input with B, wherever in a block they are."""
+        inputs: dict[nn.Module, Tensor] = {}
+
+        def detach(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            inputs[layer] = args[0]
+            return (args[0].detach(),)
+
+        def send(layer: Weighted, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            x = inputs.pop(layer)
+            return aligned(x, y, layer, self.backward_weight) if x.requires_grad else y
+
+        layers = [layer for layer in stage.forward_map.modules() if layer in self._index]
+        hooks = [layer.register_forward_pre_hook(detach) for layer in layers]
+        hooks += [layer.register_forward_hook(send) for layer in layers]
+        try:
+            return StageOutput(stage.run(x).y)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def compute_gradients(self, traces: list[StageTrace], top: Tensor, *, measure: bool) -> Metrics:
         """As backprop, with B in place of W."""
@@ -119,7 +132,7 @@ class FeedbackAlignment(Learner):
         update()
         self._follower.follow()
 
-    def backward_weight(self, layer: nn.Conv2d | nn.Linear) -> Tensor:
+    def backward_weight(self, layer: Weighted) -> Tensor:
         """B of a layer, of its weight's shape."""
         b = self.feedback_weights[self._index[layer]]
         if self.weights != "sign":
@@ -127,9 +140,22 @@ class FeedbackAlignment(Learner):
         return layer.weight.sign() * (layer.weight.abs().mean() if self.magnitude == "uniform" else b.abs())
 
 
-def weighted_layers(stage: Stage) -> list[nn.Conv2d | nn.Linear]:
-    """The layers of a stage that have weights."""
-    return [layer for layer in stage.layers() if isinstance(layer, nn.Conv2d | nn.Linear)]
+def weighted_layers(forward_map: nn.Module) -> list[Weighted]:
+    """The convolutions and linear layers of a stage, those within its blocks as well.
+
+    Raises:
+        ConfigError: another layer has weights, through which the error would travel.
+    """
+    layers: list[Weighted] = []
+    for layer in forward_map.modules():
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and is_plain(layer)):
+            layers.append(layer)
+        elif any(is_matrix(p) for p in layer.parameters(recurse=False)):
+            raise ConfigError(
+                f"feedback weights are known for Conv2d and Linear, and this network has {type(layer).__name__}: "
+                "take learner=bp, dfa, gll or rll"
+            )
+    return layers
 
 
 def initialised_like(weight: Tensor) -> Tensor:
@@ -137,23 +163,3 @@ def initialised_like(weight: Tensor) -> Tensor:
     drawn = torch.empty_like(weight)
     nn.init.kaiming_uniform_(drawn, a=5**0.5)
     return drawn
-
-
-class AlignedInputGradient(torch.autograd.Function):
-    """Identity on a layer's output y. Backward: the gradient itself for y (the weights' graph), B^T of it for x."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, layer: nn.Module, backward_weight: Callable[[nn.Module], Tensor]
-    ) -> Tensor:
-        ctx.shape, ctx.layer, ctx.backward_weight = x.shape, layer, backward_weight
-        return y.view_as(y)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        b, layer = ctx.backward_weight(ctx.layer), ctx.layer
-        if isinstance(layer, nn.Linear):
-            return F.linear(gradient, b.T), gradient, None, None
-        options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return nn_grad.conv2d_input(ctx.shape, b, gradient, *options), gradient, None, None

@@ -15,11 +15,15 @@ from typing import Annotated
 import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import Metrics, StageTrace
 from dtp_lightning.learners.feedback import Feedback, FeedbackTraining
+from dtp_lightning.models.aligned import Weighted
+from dtp_lightning.models.block_feedback import BlockTranspose
+from dtp_lightning.models.blocks import Held, leaves
 from dtp_lightning.models.convolution import weight_gradient
 from dtp_lightning.models.stage import Stage
 
@@ -56,21 +60,21 @@ class Follower:
         self._before = []
 
 
-def synapse_pairs(stages: Sequence[Stage]) -> list[tuple[nn.Conv2d, nn.Parameter]]:
-    """The convolution of every stage but the first, with the feedback weights that run beside it.
+def synapse_pairs(stages: Sequence[Stage]) -> list[tuple[Weighted, nn.Parameter]]:
+    """The convolutions of every stage but the first, with the feedback weights that run beside them.
 
     Raises:
         ConfigError: a stage's feedback map has none of its convolution's shape.
     """
     pairs = []
     for stage in stages[1:]:
-        conv, b = stage.layers()[0], getattr(stage.feedback_map, "weight", None)
-        if not (isinstance(conv, nn.Conv2d) and isinstance(b, nn.Parameter) and b.shape == conv.weight.shape):
+        of_stage = synapse_pairs_of(stage)
+        if not of_stage or any(b.shape != layer.weight.shape for layer, b in of_stage):
             raise ConfigError(
                 "learner.feedback: this training needs feedback weights of the forward convolutions' shapes: "
                 "use learner.top=stage and model.feedback=transposable"
             )
-        pairs.append((conv, b))
+        pairs += of_stage
     if not pairs:
         raise ConfigError("feedback goes from stage to stage, and this network has one: add to model.channels")
     if not all(stage.differs_exactly for stage in stages[1:]):
@@ -103,8 +107,17 @@ class WeightMirrorFeedback(FeedbackTraining):
     divides_by_noise = True
 
     def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
-        """A group for each feedback weight."""
-        synapse_pairs(stages)
+        """A group for each feedback weight.
+
+        Raises:
+            ConfigError: a convolution is grouped or dilated.
+        """
+        for layer, _ in synapse_pairs(stages):
+            if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or max(layer.dilation) > 1):
+                raise ConfigError(
+                    "noise teaches no grouped or dilated convolution, which this network has: "
+                    "use learner=dtp learner.feedback.batches=0 learner.feedback.first=null"
+                )
         return super().optimizer_for(stages)
 
     def parameters(self, stage: Stage) -> list[nn.Parameter]:
@@ -113,16 +126,21 @@ class WeightMirrorFeedback(FeedbackTraining):
 
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i = ||B||^2 / 2 - <B, C>; at B = C it is -||C||^2 / 2."""
-        stage = traces[i - 1].stage
-        ((conv, b),) = synapse_pairs_of(stage)
-        correlation = self._correlation(conv, self.noise(traces[i - 1].x.detach(), i), i)
-        loss: Tensor = (b * (b / 2 - correlation)).sum()
+        trace = traces[i - 1]
+        loss = trace.h.new_zeros(())
+        for (layer, b), x in zip(synapse_pairs_of(trace.stage), _inputs(trace), strict=True):
+            correlation = self._correlation(layer, self.noise(x, i), i)
+            loss = loss + (b * (b / 2 - correlation)).sum()
         return loss
 
     @torch.no_grad()
-    def _correlation(self, conv: nn.Conv2d, e: Tensor, i: int) -> Tensor:
+    def _correlation(self, conv: Weighted, e: Tensor, i: int) -> Tensor:
         """C of noise (N, C_below, H, W), of the weight's shape; at the border over fewer positions."""
-        stride, padding = conv.stride, [side // 2 for side in conv.kernel_size]
+        if isinstance(conv, nn.Linear):
+            answered = F.linear(e, conv.weight).flatten(0, -2)
+            return answered.T @ e.flatten(0, -2) / (len(answered) * self.sigma(i) ** 2)
+        stride, padding = conv.stride, conv.padding
+        assert not isinstance(padding, str), "such a layer has no feedback weights"
         response = conv._conv_forward(e, conv.weight, None)
         ones = conv.weight.new_ones(())
         positions = weight_gradient(
@@ -133,8 +151,19 @@ class WeightMirrorFeedback(FeedbackTraining):
         return total / (positions * (len(e) * self.sigma(i) ** 2))
 
 
-def synapse_pairs_of(stage: Stage) -> list[tuple[nn.Conv2d, nn.Parameter]]:
-    """The stage's convolution and feedback weights; empty where it has no feedback map."""
+def _inputs(trace: StageTrace) -> list[Tensor]:
+    """Of the layers of :func:`synapse_pairs_of`, on this batch."""
+    held = trace.pool_indices
+    if not isinstance(held, Held):
+        return [trace.x.detach()]
+    passed = zip(leaves(held.block), held.inputs, strict=True)
+    return [x for layer, x in passed if isinstance(layer, Weighted)]
+
+
+def synapse_pairs_of(stage: Stage) -> list[tuple[Weighted, nn.Parameter]]:
+    """The stage's convolutions and feedback weights, in order; empty where it has no feedback map."""
+    if isinstance(stage.feedback_map, BlockTranspose):
+        return stage.feedback_map.pairs(stage.forward_map)
     conv, b = stage.layers()[0], getattr(stage.feedback_map, "weight", None)
     return [(conv, b)] if isinstance(conv, nn.Conv2d) and isinstance(b, nn.Parameter) else []
 

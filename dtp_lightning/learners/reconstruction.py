@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners.base import StageTrace
 from dtp_lightning.learners.feedback import FeedbackTraining
 from dtp_lightning.learners.noise import add_tiled, tiled
+from dtp_lightning.models.stage import Stage
 from dtp_lightning.models.transposable import TransposableFeedback
 
 
@@ -161,7 +165,7 @@ class DifferenceReconstruction(FeedbackTraining):
         with torch.no_grad():
             target = above.y
             for trace in traces[i:]:
-                target = trace.stage.run(target, trace.pool_indices).y
+                target = trace.stage.rerun(target, trace.pool_indices).y
             for trace in reversed(traces[i:]):
                 target = trace.x - trace.feedback(trace.h) + trace.feedback(target)
         trace = traces[i - 1]
@@ -169,6 +173,7 @@ class DifferenceReconstruction(FeedbackTraining):
         return squares(reconstructed, noisy) / self.sigma(i) ** 2
 
 
+@dataclass(eq=False)
 class LocalDifferenceReconstruction(FeedbackTraining):
     """g_i learns the transpose of f_i's Jacobian from noise at both its ends (Ernoult et al. 2022, L-DRL).
 
@@ -178,6 +183,12 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     whose minimum is J_g = J_f^T, at which target propagation is backpropagation. A map that can be J_f^T reaches it
     (:class:`~dtp_lightning.models.transposable.TransposableFeedback`); max-pooling stays where the clean x put it.
+
+    Args:
+        output_noise: ``sampled`` draws n; ``expected`` takes the mean of ||D_y||^2 over n in closed form, to the lowest
+            order in sigma: sigma^2 times the sum over units of phi'(y)^2 ||B's column of that unit||^2. No pass of g is
+            left, and every synapse decays by its own neuron's slope. For transposable maps without average pooling.
+            ``auto``: ``expected`` where it is known, else ``sampled``.
 
     >>> from functools import partial
     >>> from dtp_lightning.data import ImageSpec
@@ -193,27 +204,53 @@ class LocalDifferenceReconstruction(FeedbackTraining):
 
     divides_by_noise = True
 
+    output_noise: Literal["auto", "sampled", "expected"] = field(default="auto", kw_only=True)
+
+    def optimizer_for(self, stages: Sequence[Stage]) -> Optimizer | None:
+        """A group for each feedback map."""
+        if self.output_noise == "expected" and not all(_has_columns(stage) for stage in stages[1:]):
+            raise ConfigError(
+                "learner.feedback.output_noise=expected is known of transposable maps without average pooling: "
+                "use learner.top=stage model.feedback=transposable model.pooling=max, or output_noise=sampled"
+            )
+        return super().optimizer_for(stages)
+
     def loss(self, traces: list[StageTrace], i: int) -> Tensor:
         """R_i."""
         trace = traces[i - 1]
         e, above = self.perturb(trace, i)
-        noisy_y = add_tiled(trace.h, self.noise(trace.h, i))
         if len(trace.x) % len(e):
             e = tiled(e, len(trace.x))
         g = trace.stage.feedback_map
         if isinstance(g, TransposableFeedback):
-            return self._linear(g, trace, e, above.y, noisy_y)
-        stacked = torch.cat([trace.h, above.y, noisy_y])
-        pool_indices = None if trace.pool_indices is None else torch.cat([trace.pool_indices] * 3)
-        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, pool_indices), e)
+            return self._linear(g, trace, e, above.y, i)
+        stacked = torch.cat([trace.h, above.y, add_tiled(trace.h, self.noise(trace.h, i))])
+        kept = trace.pool_indices
+        kept = torch.cat([kept] * 3) if isinstance(kept, Tensor) else kept
+        loss: Tensor = LocalDifference.apply(trace.stage.feedback(stacked, trace.x, kept), e)
         return loss
 
-    @staticmethod
-    def _linear(g: TransposableFeedback, trace: StageTrace, e: Tensor, y_x: Tensor, y_y: Tensor) -> Tensor:
-        """R_i of a map that is linear in its weights; y_x = f(x + e), y_y = y + n."""
+    def _linear(self, g: TransposableFeedback, trace: StageTrace, e: Tensor, y_x: Tensor, i: int) -> Tensor:
+        """R_i of a map that is linear in its weights; y_x = f(x + e)."""
+        y, size, s = trace.h, (e.shape[-2], e.shape[-1]), trace.pool_indices
         with torch.no_grad():
-            size, at_rest = (e.shape[-2], e.shape[-1]), g.phi.value(trace.h)
-            a_x, a_y = (g.presynaptic(g.phi.value(u) - at_rest, size, trace.pool_indices) for u in (y_x, y_y))
-            a_x = a_x.unflatten(0, (-1, len(e))).sum(0)  # of the images that share a row of e
-        loss: Tensor = LinearLocalDifference.apply(g.weight, g, e, a_x, a_y)
+            at_rest = g.phi.value(y)
+            a_x = g.presynaptic(g.phi.value(y_x) - at_rest, size, s).unflatten(0, (-1, len(e))).sum(0)
+            if sampled := self.output_noise == "sampled" or not _has_columns(trace.stage):
+                a_y = g.presynaptic(g.phi.value(add_tiled(y, self.noise(y, i))) - at_rest, size, s)
+            else:
+                squares_of_slopes = g.phi.along(y, torch.ones_like(y)).square()
+                reach = g.squared_reach(g.presynaptic(squares_of_slopes, size, s), size)
+                correlation = g.weight_gradient(e, a_x)
+        if sampled:
+            loss: Tensor = LinearLocalDifference.apply(g.weight, g, e, a_x, a_y)
+        else:
+            loss = (g.weight * (g.weight * reach * self.sigma(i) ** 2 - 2 * correlation)).sum() / len(y)
         return loss
+
+
+def _has_columns(stage: Stage) -> bool:
+    """Whether every unit of the stage has one place in what B acts on, so that its column of J_g is one of B's."""
+    return isinstance(stage.feedback_map, TransposableFeedback) and not any(
+        isinstance(layer, nn.AvgPool2d) for layer in stage.layers()
+    )

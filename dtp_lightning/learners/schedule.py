@@ -162,15 +162,18 @@ class Schedule(nn.Module):
 
     @torch.no_grad()
     def before_update(self, forward: Optimizer) -> None:
-        """Clip the gradients of each group and let its weights decay."""
+        """Clip the gradients of each stage and let its weights decay."""
+        stages: dict[str, list[nn.Parameter]] = {}  # an optimiser may keep a stage's biases in a group of their own
         for group in forward.param_groups:
             learning = [p for p in group["params"] if p.grad is not None]
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(learning, self.clip)
+            stages.setdefault(group.get("name", ""), []).extend(learning)
             if self.weight_decay and group.get("name") != "loss":
                 for parameter in learning:
                     if parameter.ndim > 1:
                         parameter.mul_(1 - group["lr"] * self.weight_decay)
+        if self.clip is not None:
+            for learning in stages.values():
+                nn.utils.clip_grad_norm_(learning, self.clip)
 
     def _stage_factor(self, name: str) -> float:
         if self.stage_factors is None or not name.removeprefix("stage").isdigit():

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from dtp_lightning.learners.base import Learner, Metrics, OptimizerFactory, StageTrace
 from dtp_lightning.learners.feedback import Feedback
-from dtp_lightning.models.feedback_maps import FeedbackMap
+from dtp_lightning.models.feedback_maps import FeedbackMap, Kept
 from dtp_lightning.models.network import Network
-from dtp_lightning.models.stage import Stage, activation_named
+from dtp_lightning.models.stage import Stage, StageOutput, activation_named
 from dtp_lightning.runtime import collectives
 
 # Rules carry errors e_i = h_i - t_i, not targets: the difference of two activations of order 1 keeps few digits of an
@@ -68,7 +68,7 @@ class HeadFeedback(FeedbackMap):
         self.linear = nn.Linear(embedding_dim, int(torch.tensor(shape).prod()))
         self.activation = activation_named(activation)()
 
-    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """(N, D) -> (N, C, H, W)."""
         return self.activation(self.linear(u).unflatten(1, self.shape))
 
@@ -125,13 +125,14 @@ class TargetPropagation(Learner):
         head_activation: str | None = None,
     ) -> None:
         super().__init__(model, loss, forward_optimizer)
+        model.complete_feedback()
         self.feedback = feedback
         self.keeps_preactivations = feedback.noise_patterns is not None
         self.head_feedback: nn.Module | None = None
         self._head: tuple[Stage, ...] = ()  # in a tuple: the model owns the head already
         if top == "embedding":
-            own = type(model.stages[-1].layers()[-1]).__name__
-            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], head_activation or own)
+            own = head_activation or model.stages[-1].output_activation
+            self.head_feedback = HeadFeedback(model.embedding_dim, model.shapes[-1], own)
             self._head = (Stage(model.head, self.head_feedback),)
         self.feedback_optimizer = feedback.optimizer_for([*model.stages, *self._head])
         self.below = ERRORS[target]
@@ -191,6 +192,10 @@ class TargetPropagation(Learner):
         super().apply_update(update)
         self.feedback.after_update()
 
+    def run(self, stage: Stage, x: Tensor) -> StageOutput:
+        """f(x); within a block whose feedback is its transpose errors travel by the feedback weights, too."""
+        return stage.run_aligned(x)
+
     def _compute_stage_gradients(self, traces: list[StageTrace], top: Tensor, measure: bool) -> Metrics:
         shares = collectives.world_size()  # of the batch that the objective is a mean over
         step = self.target_step * (shares * len(top) if self.target_gradient == "per_sample" else 1)
@@ -200,10 +205,12 @@ class TargetPropagation(Learner):
             trace = traces[i - 1]
             # dL_local/dh = scale * error, whichever reduction the local loss has
             scale = 1 / step if self.local_loss == "displacement" else 2 / (shares * error.numel())
-            trace.vjp(error, scale=scale)
+            # a block's transpose: one pass gives the weights' gradient and what is asked of the stage below
+            joint = i > 1 and trace.x.requires_grad and self.below is not vanilla_error
+            below = trace.vjp(error, to_input=joint, scale=scale)
             if measure:
                 name = f"stage{i}" if i <= len(self.model.stages) else "head"
                 metrics[f"local_loss/{name}"] = error.square().sum() * (shares * scale / 2)
             if i > 1:
-                error = self.below(trace, error)
+                error = self.below(trace, error) if below is None else below
         return metrics

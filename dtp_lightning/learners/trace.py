@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dtp_lightning.models.feedback_maps import Kept
 from dtp_lightning.models.stage import Stage
 
 
@@ -19,7 +21,7 @@ class StageTrace:
         x: h_{i-1}, detached, (N, C_below, H, W).
         y: h_i, on the local graph until :meth:`vjp` is called, (N, C, H', W').
         pool_indices: int64 of h_i's shape, of the stage's max-pool in this forward pass, if its feedback map needs
-            them.
+            them; of a block, what its transpose needs.
         preactivation: output of the stage's first layer, if the rule needs it (:meth:`Stage.run_perturbed`).
         reconstruction: g_i(h_i) with the graph of g_i's parameters, if the training of g_i needs it.
     """
@@ -27,7 +29,7 @@ class StageTrace:
     stage: Stage
     x: Tensor
     y: Tensor
-    pool_indices: Tensor | None = None
+    pool_indices: Kept = None
     preactivation: Tensor | None = None
     reconstruction: Tensor | None = None
 
@@ -35,7 +37,8 @@ class StageTrace:
         """The trace of rows start to stop of the batch, without graphs."""
         rows = slice(start, stop)
         x, h = self.x.detach()[rows], self.h[rows]
-        pool_indices, preactivation = (None if t is None else t[rows] for t in (self.pool_indices, self.preactivation))
+        pool_indices = None if self.pool_indices is None else self.pool_indices[rows]
+        preactivation = None if self.preactivation is None else self.preactivation[rows]
         return StageTrace(self.stage, x, h, pool_indices, preactivation)
 
     @property
@@ -51,6 +54,11 @@ class StageTrace:
         """g_i(h_i), (N, C_below, H, W), without a graph. Do not modify it in place."""
         with torch.no_grad():
             return self.feedback(self.h) if self.reconstruction is None else self.reconstruction.detach()
+
+    def input_vjp(self, delta: Tensor) -> Tensor:
+        """J_x^T delta, of h_{i-1}'s shape, for delta of h_i's shape; the graph stays. ``x`` must require gradients."""
+        (below,) = torch.autograd.grad(self.y, [self.x], delta, retain_graph=True)
+        return below
 
     def vjp(self, delta: Tensor, *, to_input: bool = False, scale: float = 1) -> Tensor | None:
         """Write the forward weights' gradient scale * J_W^T delta, and free the graph.
@@ -69,3 +77,15 @@ class StageTrace:
         for parameter, gradient in zip(parameters, gradients, strict=False):
             parameter.grad = gradient if scale == 1 else gradient.mul_(scale)
         return gradients[-1] if to_input else None
+
+
+Observe = Callable[[list[StageTrace]], object]
+"""Called with the traces of a batch before any weight moves; it may read their activations h."""
+
+
+def write_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], *inputs: Tensor) -> list[Tensor]:
+    """Write the gradient of a loss to parameters; return its gradients for the inputs, of their shapes."""
+    gradients = torch.autograd.grad(loss, [*parameters, *inputs])
+    for parameter, gradient in zip(parameters, gradients, strict=False):
+        parameter.grad = gradient
+    return list(gradients[len(parameters) :])

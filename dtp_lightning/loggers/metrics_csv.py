@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from dtp_lightning.runtime.files import write_atomically
+from dtp_lightning.runtime.files import metric_rows, read_rows, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class MetricsCSV(CSVLogger):
@@ -26,7 +30,12 @@ class MetricsCSV(CSVLogger):
     def __init__(self, folder: Path, up_to_step: int = 0, *, ended: bool = False) -> None:
         super().__init__(str(folder), name="", version="", flush_logs_every_n_steps=1)
         path = folder / "metrics.csv"
-        previous_rows = [row for row in _rows(path) if int(row["step"]) < up_to_step + ended] if up_to_step else []
+        rows, damaged = metric_rows(path) if up_to_step else ([], 0)
+        if damaged:
+            kept = path.with_name("metrics.damaged.csv")
+            shutil.copyfile(path, kept)
+            log.warning("%s: %d damaged rows are left out; the file as it was is %s", path, damaged, kept)
+        previous_rows = [_filled(row) for row in rows if int(row["step"]) < up_to_step + ended]
         self._experiment: _Writer = _Writer(str(folder), previous_rows)
 
 
@@ -47,17 +56,12 @@ class _Writer(ExperimentWriter):
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
-        _write(path, fieldnames, _rows(path))
+        _write(path, fieldnames, map(_filled, read_rows(path)))
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Complete rows, without empty cells; a killed process or a full disk may leave an incomplete last line."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    text = text[: text.rfind("\n") + 1]
-    rows = ({name: value for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text)))
-    return [row for row in rows if row.get("step")]
+def _filled(row: Mapping[str, str]) -> dict[str, str]:
+    """A row without its empty cells."""
+    return {name: value for name, value in row.items() if value}
 
 
 def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
+from lightly.utils.scheduler import cosine_schedule
+from pydantic import Field
 from torch import Tensor, nn
 
 from dtp_lightning.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class TargetMomentum:
+    """tau of a target network, which keeps that share of its weights a batch: from ``first`` to ``last`` by a cosine.
+
+    Attributes:
+        first: at the beginning of training, in [0, 1].
+        last: at its end, in [0, 1]; 1 holds the target network still.
+
+    >>> [round(TargetMomentum(0.9, 1.0).at(k, batches=5), 2) for k in range(5)]
+    [0.9, 0.91, 0.95, 0.99, 1.0]
+    """
+
+    first: float
+    last: float = 1.0
+
+    def at(self, batch: int, batches: int | None) -> float:
+        """The share after this batch, counted from 0, of so many; ``first`` where nobody knows how many."""
+        if batches is None:
+            return self.first
+        return cosine_schedule(min(batch, batches - 1), batches, self.first, self.last)
 
 
 class Objective(nn.Module):
@@ -14,10 +43,13 @@ class Objective(nn.Module):
         supervised: how ``forward`` is called. False: with one tensor of embeddings (B, D) a view, row i of all from
             image i. True: with logits (N, K) and labels int64 (N,) in 0..K-1.
         smallest_batch: number of images that a batch must hold. A contrastive loss compares at least 2.
+        target_momentum: of the target network that the objective needs; None: it needs none. Where it does, ``forward``
+            is given that network's embeddings as well, one tensor (B, D) a view without a graph, after the others.
     """
 
     supervised: bool = False
     smallest_batch: int = 2
+    target_momentum: TargetMomentum | None = None
 
 
 class LibraryObjective(Objective):

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtp_lightning.models.blocks import Held
 from dtp_lightning.models.convolution import TransposedConv, autocast
+
+Kept = Tensor | Held | None
+"""What a feedback map needs of the forward pass that its argument belongs to: the indices of the max-pool, int64 of the
+stage's output shape; what a block's pass held (:class:`~dtp_lightning.models.blocks.Held`); or nothing."""
 
 
 def activation_named(name: str) -> type[nn.Module]:
@@ -61,16 +66,16 @@ class FeedbackMap(nn.Module, ABC):
     differs_exactly: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """g(u), (N, C, H', W') -> (N, C_below, *size).
 
         Args:
             u: of the shape of the stage's output.
             size: (H, W) of the stage's input, in pixels.
-            pool_indices: of the stage's max-pool in the forward pass that u belongs to, of u's shape.
+            pool_indices: what the stage's forward pass that u belongs to left for it.
         """
 
-    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """J_g(u) v, the derivative of g at u in the direction of v, (N, C, H', W') both -> (N, C_below, *size).
 
         By :func:`torch.func.jvp` of ``forward``, unless a subclass knows a faster way.
@@ -78,7 +83,7 @@ class FeedbackMap(nn.Module, ABC):
         derivative: Tensor = torch.func.jvp(lambda at: self(at, size, pool_indices), (u,), (v,))[1]
         return derivative
 
-    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """g(h) - g(h - e), (N, C, H', W') both -> (N, C_below, *size)."""
         difference: Tensor = self(h, size, pool_indices) - self(h - e, size, pool_indices)
         return difference
@@ -103,12 +108,12 @@ class ConvFeedback(FeedbackMap, nn.ConvTranspose2d):
         self.activation = activation_named(activation)()
 
     def forward(  # type: ignore[override]
-        self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None
+        self, u: Tensor, size: tuple[int, int], pool_indices: Kept = None
     ) -> Tensor:
         """(N, C, H', W') -> (N, C_below, *size)."""
         return self.activation(self._convolve(self._spread(u, size, pool_indices), size, self.bias))
 
-    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """J_g(u) v, the derivative of g at u in the direction of v: (N, C, H', W') both -> (N, C_below, *size).
 
         Two thirds of the time of ``torch.func.jvp`` on all of g, whose linear part needs none.
@@ -118,7 +123,7 @@ class ConvFeedback(FeedbackMap, nn.ConvTranspose2d):
         derivative: Tensor = torch.func.jvp(self.activation, (at_u,), (along_v,))[1]
         return derivative
 
-    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
+    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Kept) -> Tensor:
         """Input of the transposed convolution; linear in u."""
         return u
 
@@ -159,9 +164,9 @@ class UnpoolFeedback(ConvFeedback):
         super().__init__(in_channels, out_channels, kernel_size, stride, activation=activation, bias=bias)
         self.pool = pool
 
-    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
+    def _spread(self, u: Tensor, size: tuple[int, int], pool_indices: Kept) -> Tensor:
         inner = (-(-size[0] // self.stride[0]), -(-size[1] // self.stride[1]))  # what the forward convolution gave
-        if pool_indices is not None:
+        if isinstance(pool_indices, Tensor):
             return unpool(u, pool_indices, self.pool, inner)
         if self.pool == 1:
             return u

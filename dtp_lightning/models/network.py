@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from dtp_lightning.data.images import Images, ImageSpec
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.models.feedback_maps import activation_named
+from dtp_lightning.models.block_feedback import BlockFeedback, block_feedback
+from dtp_lightning.models.heads import Projector, head_of
+from dtp_lightning.models.norms import Norm
 from dtp_lightning.models.stage import Stage, conv_stage
 from dtp_lightning.runtime.signals import guard
 
@@ -30,6 +32,7 @@ class Network(nn.Module):
         mean, std: every pixel x becomes (x - mean) / std; 0.5, 0.5 maps [0, 1] to [-1, 1].
         shapes: (C, H, W) of h_1, ..., h_L at the image size that the head was made for. Learners need it that own
             feedback to single stages, or heads of stages.
+        feedback: kind of the feedback maps of stages that were built without one, see :meth:`complete_feedback`.
 
     >>> from dtp_lightning.data import ImageSpec
     >>> network = conv_net(ImageSpec(1, 28, 28, mirror_safe=False), channels=[8, 16], embedding_dim=10)
@@ -50,6 +53,7 @@ class Network(nn.Module):
         mean: float = 0.0,
         std: float = 1.0,
         shapes: Sequence[tuple[int, ...]] = (),
+        feedback: BlockFeedback | None = None,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
@@ -57,6 +61,22 @@ class Network(nn.Module):
         self.mean = mean
         self.std = std
         self.shapes = list(shapes)
+        self.feedback = feedback
+
+    def complete_feedback(self) -> None:
+        """Give stages their feedback maps, for a rule that uses them, where they were built without.
+
+        Networks of blocks are: a rule without feedback maps can then train blocks whose transpose nobody knows.
+
+        Raises:
+            ConfigError: ``transposable``, and the transpose of a stage is not known.
+        """
+        if self.feedback is None:
+            return
+        for stage, below, above in zip(list(self.stages)[1:], self.shapes, self.shapes[1:], strict=False):
+            if stage.feedback_map is None:
+                stage.feedback_map = block_feedback(stage.forward_map, self.feedback, above, below)
+                stage.feedback_map.to(memory_format=torch.channels_last)
 
     @property
     def embedding_dim(self) -> int:
@@ -98,6 +118,9 @@ def conv_net(
     embedding_dim: PositiveInt = 64,
     head_activation: str = "Tanh",
     bias: bool = True,
+    norm: Norm = "none",
+    projector: Projector = (),
+    projector_norm: Literal["none", "batch"] = "batch",
     classes: int | None = None,
 ) -> Network:
     """Stages of convolution + max-pool + activation under a linear head; the defaults are the thesis network.
@@ -116,6 +139,8 @@ def conv_net(
         embedding_dim: D, size of the embedding that the objective sees.
         head_activation: of the head.
         bias: whether stages and head have biases.
+        norm: between convolution and pooling, see :func:`conv_stage`.
+        projector, projector_norm: of the head, see :func:`~dtp_lightning.models.heads.head_of`.
         classes: K, for a supervised control: a linear head gives K logits instead of an embedding. The stages have the
             same initial weights either way.
 
@@ -124,44 +149,51 @@ def conv_net(
         ValueError: see :func:`conv_stage`.
     """
     count = len(channels)
-    strides, pools = _each("stride", stride, count), _each("pool", pool, count)
-    activations = _each("activation", activation, count)
-    height, width = images.height, images.width
+    strides, pools = each_stage("stride", stride, count), each_stage("pool", pool, count)
+    activations = each_stage("activation", activation, count)
+    _check_size(images, strides, pools)
     stages = []
     for i, (below, here) in enumerate(pairwise([images.channels, *channels])):
-        height, width = (-(-side // strides[i]) // pools[i] for side in (height, width))
         stages.append(
             conv_stage(
                 below, here, kernel_size=kernel_size, stride=strides[i], pool=pools[i], pooling=pooling, bias=bias,
                 activation=activations[i], activation_below=activations[i - 1], feedback=feedback if i else None,
+                norm=norm,
             )
         )  # fmt: skip
+    shapes = shapes_of(stages, images)
+    head = head_of(
+        prod(shapes[-1]), embedding_dim, activation=head_activation, bias=bias, projector=projector,
+        norm=projector_norm, classes=classes,
+    )  # fmt: skip
+    network = Network(stages, head, mean=images.mean, std=images.std, shapes=shapes)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _check_size(images: ImageSpec, strides: Sequence[int], pools: Sequence[int]) -> None:
+    height, width = images.height, images.width
+    for stride, pool in zip(strides, pools, strict=True):
+        height, width = (-(-side // stride) // pool for side in (height, width))
     if min(height, width) < 1:
         raise ConfigError(
             f"images of {images.height} x {images.width} pixels are too small for poolings by {pools}: "
             f"at least {prod(pools)} x {prod(pools)} is needed; shorten model.channels"
         )
-    features = channels[-1] * height * width
-    head = [nn.Flatten(), nn.Linear(features, embedding_dim, bias=bias), activation_named(head_activation)()]
-    if classes is not None:
-        head = [nn.Flatten(), nn.Linear(features, classes)]
-    shapes = _shapes(stages, images)
-    network = Network(stages, nn.Sequential(*head), mean=images.mean, std=images.std, shapes=shapes)
-    return network.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def _shapes(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
-    """(C, H, W) of h_1, ..., h_L, from a forward pass of one image."""
+def shapes_of(stages: Sequence[Stage], images: ImageSpec) -> list[tuple[int, ...]]:
+    """(C, H, W) of h_1, ..., h_L, from a forward pass of one image that no running statistics see."""
     h = torch.zeros(1, images.channels, images.height, images.width)
     shapes = []
     for stage in stages:
-        h = stage(h)
+        h = stage.eval()(h)
+        stage.train()
         shapes.append(tuple(h.shape[1:]))
     return shapes
 
 
-def _each(name: str, value: Any, stages: int) -> list[Any]:
+def each_stage(name: str, value: Any, stages: int) -> list[Any]:
     """One value a stage."""
     if isinstance(value, int | str):
         return [value] * stages
@@ -179,11 +211,17 @@ def freeze(network: Network) -> Network:
 def features_of(network: Network, images: Images, batch_size: int = 1000) -> Tensor:
     """Features (N, F) on the CPU, in float32, of uint8 images (N, C, H, W).
 
+    In evaluation mode: batch norms use their running statistics, so that an image's features depend on no other.
+
     Args:
-        network: evaluated as it is (see :func:`freeze`).
+        network: left in the mode that it was in.
         images: uint8 in 0..255.
         batch_size: images a forward pass.
     """
-    device = next(network.parameters()).device
+    device, training = next(network.parameters()).device, network.training
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in guard.checked(batches)])
+    network.eval()
+    try:
+        return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in guard.checked(batches)])
+    finally:
+        network.train(training)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtp_lightning.models.convolution import autocast, weight_gradient
-from dtp_lightning.models.feedback_maps import UnpoolFeedback
+from dtp_lightning.models.feedback_maps import Kept, UnpoolFeedback
 
 _SLOPE = 0.01  # of torch.nn.LeakyReLU() below zero
 
@@ -166,23 +166,23 @@ class TransposableFeedback(UnpoolFeedback):
         self.phi = phi_of(activation)
 
     def forward(  # type: ignore[override]
-        self, u: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None
+        self, u: Tensor, size: tuple[int, int], pool_indices: Kept = None
     ) -> Tensor:
         """(N, C, H', W') -> (N, C_below, *size)."""
         return self._transpose(self.phi.value(u), size, pool_indices)
 
-    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def jvp(self, u: Tensor, v: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """J_g(u) v: (N, C, H', W') both -> (N, C_below, *size)."""
         return self._transpose(self.phi.along(u, v), size, pool_indices)
 
-    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def difference(self, h: Tensor, e: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """g(h) - g(h - e) in one pass and without cancellation: (N, C, H', W') both -> (N, C_below, *size).
 
         g is linear after phi, so it is B unpool_s(phi(h) - phi(h - e)). bfloat16 survives it.
         """
         return self._transpose(self.phi.difference(h, e), size, pool_indices)
 
-    def presynaptic(self, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None = None) -> Tensor:
+    def presynaptic(self, v: Tensor, size: tuple[int, int], pool_indices: Kept = None) -> Tensor:
         """unpool_s(v), what B acts on: (N, C, H', W') -> (N, C, *that of the forward convolution's output)."""
         return self._spread(v, size, pool_indices)
 
@@ -192,14 +192,31 @@ class TransposableFeedback(UnpoolFeedback):
 
     def weight_gradient(self, below: Tensor, a: Tensor) -> Tensor:
         """Gradient of <below, B a> in B, of its shape: the summed products of both ends' activities."""
-        (below_cast, a_cast), padding = autocast(below, a), [side // 2 for side in self.kernel_size]
-        return weight_gradient(below_cast, a_cast, self.weight, self.stride, padding).to(self.weight.dtype)
+        below, a = autocast(below, a)
+        return weight_gradient(below, a, self.weight, self.stride, self._forward_padding).to(self.weight.dtype)
 
-    def _transpose(self, v: Tensor, size: tuple[int, int], pool_indices: Tensor | None) -> Tensor:
+    def squared_reach(self, a: Tensor, size: tuple[int, int]) -> Tensor:
+        """M with <B^2, M> = sum over units of a ||B's part of that unit inside the image||^2.
+
+        Args:
+            a: of the shape of :meth:`presynaptic`'s result.
+            size: see :meth:`transpose`.
+
+        Returns:
+            (C, 1, *kernel).
+        """
+        inside, weight = a.new_ones(1, 1, *size), self.weight[:, :1]
+        return weight_gradient(inside, a.sum(0, keepdim=True), weight, self.stride, self._forward_padding)
+
+    @property
+    def _forward_padding(self) -> list[int]:
+        return [side // 2 for side in self.kernel_size]
+
+    def _transpose(self, v: Tensor, size: tuple[int, int], pool_indices: Kept) -> Tensor:
         return self.transpose(self.presynaptic(v, size, pool_indices), size)
 
     def _crops(self, u: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Exactly the forward convolution's, also where the stride is larger than the kernel needs."""
-        for given, wanted, kernel, stride in zip(u.shape[-2:], size, self.kernel_size, self.stride, strict=True):
-            padding = kernel // 2
+        sides = zip(u.shape[-2:], size, self.kernel_size, self.stride, self._forward_padding, strict=True)
+        for given, wanted, kernel, stride, padding in sides:
             yield padding, wanted - ((given - 1) * stride + kernel - 2 * padding)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtp_lightning.config.keys import key
+from dtp_lightning.config.keys import key, key_of_override
 from dtp_lightning.report.statistics import Interval
 from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import AXES, RANDOM
@@ -17,7 +17,6 @@ Run = Mapping[str, Any]
 ABSENT = "(not there)"
 PREFERRED = ("linear", "linear_thesis", "knn")  # whose accuracy stands for a task, the first that is there
 RANDOM_NAME = "random encoder"
-OF_ENCODER = ("model.", "dataset.")  # settings that an untrained encoder's accuracy depends on
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def random_cells(runs: Sequence[Run]) -> list[Cell]:
     for run in runs:
         values = {name.removeprefix(RANDOM): value for name, value in run.items() if name.startswith(RANDOM)}
         if values:
-            settings = " ".join(word for word in run["settings"].split() if word.lstrip("+~").startswith(OF_ENCODER))
+            settings = " ".join(word for word in run["settings"].split() if key_of_override(word).of_untrained)
             by_names[run.get("evaluated_on", run["dataset"]), run["model"], settings][run["seed"]] |= values
     return [
         Cell(
@@ -183,6 +182,18 @@ def duplicate_trainings(cells: Iterable[Cell]) -> list[str]:
             if len(trainings) > 1:
                 where = ", ".join(map(str, trainings))
                 sentences.append(f"{cell.names['learner']}, seed {seed} was trained {len(trainings)} times ({where})")
+    return sentences
+
+
+def warnings_of(cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each cell with runs whose summary says that their figures are worth little (``warnings``)."""
+    sentences = []
+    for cell in cells:
+        told = {seed: run["warnings"] for seed, run in cell.runs.items() if run.get("warnings")}
+        if told:
+            seed, first = next(iter(told.items()))
+            which = f"{len(told)} of {len(cell.runs)} runs, seed {seed}" if len(cell.runs) > 1 else f"seed {seed}"
+            sentences.append(f"{cell.names['learner']} ({group_label(cell)}), {which}: {', '.join(first)}")
     return sentences
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "training": r"train/.*|val/loss|plots/(views|curves)",
     "probes": r"val/\w+_acc|.*/test_acc|plots/confusion_.*",
+    "pictures": r"plots/(embedding_map|neighbours|filters)",
     "alignment": r"diagnostics/.*|plots/diagnostics",
     "distances": r".*distances/.*|plots/distances",
     "cost": r"(fit|cost)/.*",
@@ -109,8 +110,9 @@ def _sections(runs: Sequence[Mapping[str, Any]]) -> list[Any]:
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports import v2 as wr
 
-    from dtp_lightning.figures.plots import names_in, read_rows
+    from dtp_lightning.figures.plots import names_in
     from dtp_lightning.loggers.trackers import STEP
+    from dtp_lightning.runtime.files import read_rows
 
     folders = [Path(run["folder"]) for run in runs]
     curves = sorted({name for folder in folders for name in names_in(read_rows(folder / "metrics.csv"))})

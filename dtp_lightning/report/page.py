@@ -5,11 +5,9 @@ What it shows is collected here; the templates say how it looks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -25,14 +23,17 @@ from dtp_lightning.report.cells import (
     duplicate_trainings,
     group_label,
     probes_of,
+    warnings_of,
 )
 from dtp_lightning.report.page_figures import figures
+from dtp_lightning.report.pictures import link_to, pictures
 from dtp_lightning.report.tables import NONE, comparison_table, csv_table, extremes_table, paired_table, pairs
 from dtp_lightning.runs.reader import config_of
 from dtp_lightning.runs.summary import AXES
+from dtp_lightning.runtime.files import write_atomically
 
 AT_THE_HEAD = 6  # conclusions shown at the head of the page; if there are more, all follow their table
-THUMBNAILS = ("views", "distances")
+THUMBNAILS = ("views", "distances", "embedding_map", "neighbours", "filters")
 
 templates = Environment(
     loader=PackageLoader("dtp_lightning.report"),
@@ -128,6 +129,7 @@ def write_page(
         comparison=comparison,
         extremes=extremes_table(cells, probes, split),
         figures=drawings,
+        pictures=pictures(cells, path),
         alignment=alignment_table(stages) if stages else None,
         alignment_legend=legend(),
         paired=paired,
@@ -140,7 +142,7 @@ def write_page(
     csv_table(cells, runs, split).save_csv(path.with_suffix(".csv"))
     for drawing in drawings:
         drawing.save(path.with_name(f"{path.stem}_figures"))  # NAME may be the folder of the runs
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page, shared=True)  # two sweeps may end in one folder
 
 
 def warnings(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
@@ -151,6 +153,7 @@ def warnings(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
         for name, values in keys.items()
     ]
     sentences += [f"{text}; the last one counts." for text in duplicate_trainings(cells)]
+    sentences += [f"{text}." for text in warnings_of(cells)]
     if len({_commit(run) for run in runs}) > 1:
         sentences.append("These runs are of several commits.")
     dirty = sum(_commit(run).endswith("-dirty") for run in runs)
@@ -180,7 +183,7 @@ def listed(cells: Sequence[Cell], path: Path) -> list[ListedCell]:
             ListedRun(
                 seed=seed,
                 folder=folder.name,
-                link=quote(os.path.relpath(folder, path.parent)) + "/" * folder.is_dir(),
+                link=link_to(folder, path),
                 differs=", ".join(f"{name}={value}" for name, value in within[folder].items()) or NONE,
                 commit=_short(_commit(cell.runs[seed])),
                 pictures=[name for name in THUMBNAILS if (folder / "plots" / f"{name}.png").exists()],

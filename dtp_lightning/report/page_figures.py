@@ -14,13 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dtp_lightning.figures.plots import read_rows, steps_per_epoch
+from dtp_lightning.figures.plots import steps_per_epoch
 from dtp_lightning.report.alignment_figure import alignment
 from dtp_lightning.report.angles import mean_angles
 from dtp_lightning.report.cells import Cell, labels_of, main_probe
 from dtp_lightning.report.drawing import INK, STYLE, Drawing, Line, slug
 from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import RANDOM
+from dtp_lightning.runtime.files import read_rows
 
 Points = list[tuple[float, float]]
 

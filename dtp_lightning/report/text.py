@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dtp_lightning.report.cells import Run, cells_of, differences_within, probes_of
+from dtp_lightning.report.cells import Run, cells_of, differences_within, probes_of, warnings_of
 from dtp_lightning.report.tables import comparison_table, paired_table
 
 
 def table(runs: Sequence[Run], split: str) -> str:
-    """Markdown: a row for each cell; accuracies in percent, as mean [95 % t interval] over seeds.
+    """Markdown: a row for each cell; accuracies in percent, as mean [95 % t interval] over seeds; warnings below.
 
     Args:
         runs: from :func:`dtp_lightning.runs.reader.read_runs`.
         split: ``test`` or ``val``.
     """
-    return comparison_table(cells_of(runs), runs, split).markdown().rstrip()
+    cells = cells_of(runs)
+    notes = [f"warning: {sentence}" for sentence in warnings_of(cells)]
+    return "\n".join([comparison_table(cells, runs, split).markdown().rstrip(), *([""] if notes else []), *notes])
 
 
 def conclusions(runs: Sequence[Run], split: str) -> list[str]:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dtp_lightning.runtime.files import write_atomically
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+EPOCH = re.compile(r"epoch(\d+)\.ckpt")
 UNREADABLE = (KeyError, TypeError, EOFError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What reading a file raises that is not one of our checkpoints, or is one no longer."""
 
@@ -108,17 +110,29 @@ def newest(folder: Path, *, repair: bool = False) -> Path | None:
         DataError: there are some, and all are damaged.
     """
     last, previous = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
-    there = [path for path in (last, previous) if path.exists()]
+    there = [path for path in (last, previous, *snapshots_in(folder)) if path.exists()]
     good = next((path for path in there if whole(path)), None)
     if there and good is None:
         raise DataError(f"{last} is damaged, and there is none before it: delete {last.parent} to begin again")
+    if good in (None, last):
+        return good
+    reason = "is damaged" if last.exists() else "is missing"
     if good == previous:
-        reason = "is damaged" if last.exists() else "is missing"
         log.warning("%s %s: going on from the checkpoint before it", last, reason)
         if repair:
             os.replace(previous, last)
             return last
+    else:
+        log.warning("%s %s, and so is the one before it: going on from the last snapshot, %s", last, reason, good)
     return good
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """What :class:`dtp_lightning.callbacks.Snapshots` left in a run folder, the last epoch first."""
+    numbered = [
+        (int(m[1]), path) for path in (folder / "checkpoints").glob("epoch*.ckpt") if (m := EPOCH.match(path.name))
+    ]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def check_resumable(path: Path, module: nn.Module, max_epochs: int, *, averages: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from dtp_lightning.errors import ConfigError, DataError, DivergedError, RunError
 from dtp_lightning.runs.checkpoint_io import newest
 from dtp_lightning.runs.lock import locked
 from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.stored import read_config, read_summary
 from dtp_lightning.runs.summary import write_failed
 from dtp_lightning.runtime.files import write_atomically
+from dtp_lightning.runtime.memory import shortage_named
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def _state_of(folder: Path, config: RunConfig | EvaluationConfig, *, repair: boo
     if last:
         return RunState(last)
     # it stopped in its first epoch: begin again where it began
-    return _origin(OmegaConf.select(OmegaConf.load(path), "resume") if path.exists() else None)
+    return _origin(read_config(path).get("resume") if path.exists() else None)
 
 
 def _check_same_run(path: Path, config: RunConfig | EvaluationConfig) -> None:
     """The run in the folder was asked for the same as this one, but for what may change on resume (config/keys.py)."""
-    written: Any = OmegaConf.to_container(OmegaConf.load(path))
+    written = read_config(path)
     stored, asked = (dict(flatten(with_defaults(values))) for values in (written, config.model_dump()))
     missing = object()
     stored, asked = SINCE | stored, SINCE | asked
@@ -124,7 +125,7 @@ def _named_checkpoint(path: Path) -> Path:
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else None
+    summary = read_summary(path)
     return summary if summary and not failed(summary) else None
 
 
@@ -141,12 +142,13 @@ def failures_recorded(
         several: other processes train with this one, and may have failed first.
 
     Raises:
-        RunError: in place of the system's error, where the disk is full.
+        RunError: in place of the system's error, where the disk is full or memory is short.
     """
     if several and is_owner:
         clear_error(folder)  # the first process that fails writes the next one
     try:
-        yield
+        with shortage_named():
+            yield
     except BaseException as error:
         record_error(folder, error, keep_first=several)
         if not is_owner:

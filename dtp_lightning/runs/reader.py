@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
+import functools
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dtp_lightning.config.flatten import flatten
 from dtp_lightning.config.keys import OPTIONAL_GROUPS, SINCE, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
+from dtp_lightning.runs.stored import read_config, read_summary
 from dtp_lightning.runs.summary import AXES
+from dtp_lightning.runtime.files import read_rows
 
-TEXT = ("dataset", "model", "loss", "learner", "settings", "evaluated_on", "weights", "git_commit", "versions")
+log = logging.getLogger(__name__)
+
+TEXT = (
+    "dataset",
+    "model",
+    "loss",
+    "learner",
+    "settings",
+    "evaluated_on",
+    "weights",
+    "git_commit",
+    "versions",
+    "warnings",
+)
+APART = "; "
+"""Between the warnings of a run in a CSV file."""
 STAGE = re.compile(r"diagnostics/\w+/stage(\d+)(/\w+)?")
 
 
@@ -39,8 +55,8 @@ def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
     paths = list(paths)
     runs = [run for path in paths if path.is_file() for run in _saved_runs(path)]
     for path in sorted(p for folder in paths for p in folder.rglob("summary.json")):
-        summary = json.loads(path.read_text())
-        if not failed(summary):
+        summary = read_summary(path)
+        if summary is not None and not failed(summary):
             runs.append({"folder": str(path.parent), "settings": settings_of(path.parent), **summary})
     for run in runs:
         words = [word for word in run["settings"].split() if key_of_override(word).splits_cells]
@@ -63,13 +79,14 @@ def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(runs)
+        writer.writerows({**run, "warnings": APART.join(run.get("warnings", ()))} for run in runs)
 
 
 def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
-    given = [line[2:].strip() for line in overrides.read_text().splitlines()] if overrides.exists() else []
+    text = overrides.read_text(encoding="utf-8", errors="replace") if overrides.exists() else ""
+    given = [line[2:].strip() for line in text.splitlines()]
     return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
@@ -83,8 +100,19 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
     path = folder / "config.yaml"
     if not path.exists():
         return {}
-    config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    config = {**dict.fromkeys(OPTIONAL_GROUPS), **config}
+    stat = path.stat()
+    return dict(_config_of(path, defaults, (stat.st_mtime_ns, stat.st_size)))
+
+
+@functools.lru_cache(maxsize=20_000)  # a report asks for each several times, and YAML is slow
+def _config_of(path: Path, defaults: bool, version: tuple[int, int]) -> dict[str, str]:
+    """:func:`config_of` for a version of the file."""
+    try:
+        stored = read_config(path)
+    except DataError as error:
+        log.warning("%s; its keys are not compared", error)
+        return {}
+    config = {**dict.fromkeys(OPTIONAL_GROUPS), **stored}
     if defaults:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
@@ -122,7 +150,7 @@ def stage_rows(metrics: Path, *quantities: str) -> dict[str, list[tuple[int, dic
         quantity -> (step, stage -> value) for each step that was measured. Nothing was without the columns of
         ``callbacks=[alignment]``, or without the file.
     """
-    rows, found = _rows(metrics), {}
+    rows, found = read_rows(metrics), {}
     for quantity in quantities:
         column = re.compile(re.escape(f"diagnostics/{quantity}").replace("<i>", r"(\d+)"))
         columns = {name: int(m[1]) for name in (rows[0] if rows else ()) if (m := column.fullmatch(name))}
@@ -133,18 +161,24 @@ def stage_rows(metrics: Path, *quantities: str) -> dict[str, list[tuple[int, dic
 
 def top_stage(metrics: Path) -> int | None:
     """Number of the last stage that any diagnostics column of a metrics.csv names; None if none does."""
-    columns = (name for row in _rows(metrics)[:1] for name in row)
+    columns = (name for row in read_rows(metrics)[:1] for name in row)
     return max((int(m[1]) for name in columns if (m := STAGE.fullmatch(name))), default=None)
 
 
 def _saved_runs(path: Path) -> list[dict[str, Any]]:
     """Rows of a file of :func:`save_runs`, numbers as numbers, without what a row has no value of."""
     runs = []
-    for row in _rows(path):
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} holds no runs: {error}; give one written by --save") from error
+    for row in rows:
         values = {name: value if name in TEXT else _number(value) for name, value in row.items() if value}
         if missing := {*AXES, "seed"} - values.keys():
             raise DataError(f"{path} holds no runs: it has no {', '.join(sorted(missing))}; give one written by --save")
-        runs.append({"folder": str(path), "settings": "", **values})
+        told = {"warnings": str(values["warnings"]).split(APART)} if "warnings" in values else {}
+        runs.append({"folder": str(path), "settings": "", **values, **told})
     return runs
 
 
@@ -153,10 +187,3 @@ def _number(text: str) -> int | float | str:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-def _rows(metrics: Path) -> list[dict[str, str]]:
-    if not metrics.exists():
-        return []
-    with metrics.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,9 @@ SHIPPED = (
     "lightly.loss",
 )
 """Packages of what an evaluation builds from a checkpoint's configuration."""
+LARGEST_PICKLE = 16 * 2**20
+"""Bytes of a checkpoint's pickle, which names its tensors and holds none of them."""
+LARGEST_CONFIG = 10_000
 TRUST = "DTP_LIGHTNING_TRUST"  # environment variable: the user's own packages, separated by commas
 
 
@@ -35,6 +41,10 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file asks to run code, is damaged, or is no checkpoint.
     """
+    if zipfile.is_zipfile(path):  # what is none is unpickled by torch alone, which says what it asks for
+        _check_archive(path)
+    elif path.is_file() and path.stat().st_size > LARGEST_PICKLE:
+        raise DataError(f"{path} is damaged, or not a checkpoint of train.py")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
@@ -47,6 +57,41 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise DataError(f"{path} is not a checkpoint of train.py: it holds a {type(stored).__name__}")
     return stored
+
+
+def _check_archive(path: Path) -> None:
+    """A checkpoint's archive holds what its size says: nothing compressed, nothing overlapping, and a small pickle.
+
+    Raises:
+        DataError: it does not; a few kilobytes could unpack to any size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
+        raise DataError(f"{path} is damaged, or not a checkpoint of train.py") from error
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size or pickles > LARGEST_PICKLE:
+        raise DataError(f"{path} is refused: it would unpack to more than train.py writes into a checkpoint")
+
+
+def check_plain(value: Any, path: Path) -> None:
+    """A configuration is of the size that people write: it holds no more than :data:`LARGEST_CONFIG` values.
+
+    A few bytes of pickle can refer to one list so often that to look at each takes for ever, or to itself.
+
+    Raises:
+        DataError: it is larger.
+    """
+    left, waiting = LARGEST_CONFIG, [value]
+    while waiting:
+        node = waiting.pop()
+        inside = [*node.values()] if isinstance(node, Mapping) else [*node] if isinstance(node, list | tuple) else []
+        left -= 1 + len(inside)
+        if left < 0:
+            raise DataError(f"{path} is refused: its configuration has more than {LARGEST_CONFIG:,} values")
+        waiting += inside
 
 
 def trusted(node: Any, path: Path) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dtp_lightning.runs.lock import NAME, is_locked
+from dtp_lightning.runs.stored import read_summary
 
 
 def failed(summary: Mapping[str, Any]) -> bool:
@@ -15,24 +17,33 @@ def failed(summary: Mapping[str, Any]) -> bool:
 
 def finished(job: Path) -> bool:
     """Whether a job's folder holds figures: a summary.json that is not that of a failed run."""
-    path = job / "summary.json"
-    return path.exists() and not failed(json.loads(path.read_text()))
+    summary = read_summary(job / "summary.json")
+    return summary is not None and not failed(summary)
 
 
 def failures(folder: Path) -> dict[str, str]:
     """Jobs below a folder that began and did not finish.
 
     Returns:
-        folder of the job, relative to ``folder`` -> reason: its error.txt, or ``stopped from outside`` without one.
+        folder of the job, relative to ``folder`` -> reason: its error.txt, ``at work`` for one that is locked, or
+        ``stopped from outside``.
     """
     reasons = {}
     for path in sorted(folder.rglob("config.yaml")):
         job = path.parent
         if job.name == ".hydra" or "wandb" in job.relative_to(folder).parts or finished(job):
             continue  # an online W&B run keeps a config.yaml of its own
-        error = job / "error.txt"
-        reasons[str(job.relative_to(folder))] = error.read_text().strip() if error.exists() else "stopped from outside"
+        if (job / NAME).exists() and is_locked(job):
+            reasons[str(job.relative_to(folder))] = "at work, in another process"
+        else:
+            reasons[str(job.relative_to(folder))] = _reason(job / "error.txt")
     return reasons
+
+
+def _reason(error: Path) -> str:
+    """What a failed run left, on one line."""
+    text = error.read_text(encoding="utf-8", errors="replace").split() if error.is_file() else []
+    return " ".join(text) or "stopped from outside"
 
 
 def ended(folder: Path) -> int:

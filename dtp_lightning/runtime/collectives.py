@@ -36,6 +36,11 @@ def world_size() -> int:
     return dist.get_world_size() if distributed else 1
 
 
+def rank() -> int:
+    """Place of this process among those that share a batch, counted from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def all_gather(tensor: Tensor, dim: int = 0) -> Tensor:
     """Concatenate the tensors of all processes along ``dim``; only this process' own tensor has a gradient.
 
