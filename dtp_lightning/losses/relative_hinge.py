@@ -28,9 +28,9 @@ class RelativeHinge(L1Objective):
         pos_margin, neg_margin: what the margins are at most, in l1 distance.
 
     >>> z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-    >>> z1 = torch.tensor([[0.0, 0.5], [1.0, 1.0]])
+    >>> z1 = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
     >>> RelativeHinge()(z0, z1), ContrastiveHinge()(z0, z1)
-    (tensor(0.), tensor(0.))
+    (tensor(0.6275), tensor(1.5000))
     """
 
     def __init__(
