@@ -39,6 +39,7 @@ class ContrastiveHinge(L1Objective):
             every positive pair has one.
         neg_margin: l1 distance beyond which a negative pair has no error (paper: threshold + delta), >= 0.
         window: l1 distance below which a negative pair has no error either, >= 0; 0 spares none.
+        pull: factor of the positives' term.
         pairs: ``all`` takes negatives among all 2B embeddings; ``cross`` only between view 0 and view 1.
         reduction: ``active`` divides an anchor's negatives by the number of them inside the margin and means over
             anchors (thesis); ``mean`` means over positives and over negatives; ``sum`` adds everything (paper).
@@ -66,6 +67,7 @@ class ContrastiveHinge(L1Objective):
         gradient_block: bool = False,
         diagonals: PositiveInt | None = None,
         window: NonNegativeFloat = 0.0,
+        pull: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
         if diagonals is not None and (pairs, reduction) != ("cross", "sum"):
@@ -77,6 +79,7 @@ class ContrastiveHinge(L1Objective):
         self.gradient_block = gradient_block
         self.diagonals = diagonals
         self.window = window
+        self.pull = pull
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`L1Objective`. Pairs are processed block by block."""
@@ -102,8 +105,8 @@ class ContrastiveHinge(L1Objective):
     def _positive_weight(self, batch: int) -> float:
         """Weight of a positive pair. A sum over all pairs contains it twice, once from each end."""
         if self.reduction != "sum":
-            return 1 / batch
-        return 2.0 if self.pairs == "all" else 1.0
+            return self.pull / batch
+        return self.pull * (2.0 if self.pairs == "all" else 1.0)
 
     def _all_negatives(self, z: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor]:
         """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D).

@@ -26,6 +26,7 @@ class RelativeHinge(L1Objective):
         pos_share, neg_share: margins as shares of s.
         window_share: negatives nearer than this share of s, which may be of one class, are spared.
         pos_margin, neg_margin: what the margins are at most, in l1 distance.
+        pull: factor of the positives' term.
 
     >>> z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     >>> z1 = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
@@ -40,6 +41,7 @@ class RelativeHinge(L1Objective):
         window_share: NonNegativeFloat = 0.0,
         pos_margin: float = 1.0,
         neg_margin: NonNegativeFloat = 3.0,
+        pull: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
         self.pos_share = pos_share
@@ -47,6 +49,7 @@ class RelativeHinge(L1Objective):
         self.window_share = window_share
         self.pos_margin = pos_margin
         self.neg_margin = neg_margin
+        self.pull = pull
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`L1Objective`."""
@@ -55,6 +58,7 @@ class RelativeHinge(L1Objective):
             min(self.pos_margin, self.pos_share * spread),
             min(self.neg_margin, self.neg_share * spread),
             window=self.window_share * spread,
+            pull=self.pull,
         )
         return hinge.value_and_error(z0, z1, error=error)
 
