@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
-from dtp_lightning.losses import ContrastiveHinge, L1Margin, MulticlassHinge, PositiveOnly, as_objective, l1
+from dtp_lightning.losses import (
+    ContrastiveHinge,
+    L1Margin,
+    MulticlassHinge,
+    PositiveOnly,
+    RelativeHinge,
+    as_objective,
+    l1,
+)
 
 LOSSES = [name for name in options("loss") if name not in ("cross_entropy", "multiclass_hinge")]
 FORMS = [
@@ -69,12 +77,15 @@ def test_views_may_be_swapped(name: str) -> None:
     torch.testing.assert_close(loss(*inputs(loss, z0, z1)), loss(*inputs(loss, z1, z0)))
 
 
-def broadcast_hinge(z0: Tensor, z1: Tensor, pairs: str, reduction: str, margins: tuple[float, float]) -> Tensor:
+def broadcast_hinge(
+    z0: Tensor, z1: Tensor, pairs: str, reduction: str, margins: tuple[float, float], window: float = 0.0
+) -> Tensor:
     """The formulas as one would write them down, N^2 D memory and all."""
     batch = len(z0)
     anchors, others = (z0, z1) if pairs == "cross" else (torch.cat([z0, z1]),) * 2
     positives = torch.relu((z0 - z1).abs().sum(1) - margins[0])
-    negatives = torch.relu(margins[1] - (anchors[:, None] - others[None]).abs().sum(-1))
+    distances = (anchors[:, None] - others[None]).abs().sum(-1)
+    negatives = torch.relu(margins[1] - distances) * (distances >= window)
     other = torch.arange(len(anchors))[:, None] % batch != torch.arange(len(others))[None] % batch
     negatives = negatives * other
     if reduction == "sum":
@@ -82,6 +93,14 @@ def broadcast_hinge(z0: Tensor, z1: Tensor, pairs: str, reduction: str, margins:
     if reduction == "mean":
         return positives.mean() + negatives.sum() / other.sum()
     return positives.mean() + (negatives.sum(1) / (negatives > 0).sum(1).clamp(min=1)).mean()
+
+
+def broadcast_relative(z0: Tensor, z1: Tensor, pos_share: float, neg_share: float, window_share: float) -> Tensor:
+    """The hinge whose margins are shares of the mean distance between images."""
+    z = torch.cat([z0, z1]).detach()
+    index = torch.arange(len(z)) % len(z0)
+    s = float((z[:, None] - z[None]).abs().sum(-1)[index[:, None] != index[None]].mean())
+    return broadcast_hinge(z0, z1, "all", "active", (pos_share * s, neg_share * s), window_share * s)
 
 
 def broadcast_triplet(z0: Tensor, z1: Tensor, margin: float) -> Tensor:
@@ -137,6 +156,15 @@ def test_simsiam_is_its_formula_and_holds_the_other_view_still() -> None:
     torch.testing.assert_close(z0.grad, torch.autograd.grad(first, y0)[0])
 
 
+def test_relative_margins_pull_where_fixed_ones_do_not_yet() -> None:
+    """At the start every distance is inside both margins of the hinge, which then only pushes."""
+    z0, z1 = (z.detach() for z in embeddings(8, 0.05))
+    assert (z0 - z1).abs().sum(1).max() < 1
+    assert not ContrastiveHinge(neg_margin=0).error_signal(z0, z1)[0].any()
+    pull = RelativeHinge(0.5, neg_share=0).error_signal(z0, z1)[0]
+    assert ((pull * (z0 - z1).sign()).sum(1) > 0).sum() > 4
+
+
 def test_predictors_refuse_embeddings_of_another_size() -> None:
     z = torch.rand(3, 5, dtype=torch.float64)
     for name in ("byol", "simsiam"):
@@ -147,6 +175,11 @@ def test_predictors_refuse_embeddings_of_another_size() -> None:
 
 CLOSED_FORMS = [
     *((ContrastiveHinge(**f), lambda a, b, f=f: broadcast_hinge(a, b, **f, margins=(1, 3))) for f in FORMS),
+    *(
+        (ContrastiveHinge(**f, window=1.5), lambda a, b, f=f: broadcast_hinge(a, b, **f, margins=(1, 3), window=1.5))
+        for f in FORMS
+    ),
+    (RelativeHinge(0.5, 1.2, 0.8, 99, 99), lambda a, b: broadcast_relative(a, b, 0.5, 1.2, 0.8)),
     (L1Margin(2.0), lambda a, b: broadcast_triplet(a, b, 2.0)),
     (L1Margin(2.0, form="pairs"), lambda a, b: broadcast_hinge(a, b, "all", "active", (0, 2.0))),
     (

@@ -13,6 +13,7 @@ from dtp_lightning.losses.lpl import LatentPredictive
 from dtp_lightning.losses.objective import Objective, TargetMomentum, as_objective
 from dtp_lightning.losses.positive_only import PositiveOnly
 from dtp_lightning.losses.predictive import BYOL, SimSiam
+from dtp_lightning.losses.relative_hinge import RelativeHinge
 from dtp_lightning.losses.supervised import CrossEntropy, MulticlassHinge
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "MulticlassHinge",
     "Objective",
     "PositiveOnly",
+    "RelativeHinge",
     "SimSiam",
     "TargetMomentum",
     "VICReg",

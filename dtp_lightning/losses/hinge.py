@@ -38,6 +38,8 @@ class ContrastiveHinge(L1Objective):
         pos_margin: l1 distance below which a positive pair has no error (paper: threshold - delta); at 0 and below
             every positive pair has one.
         neg_margin: l1 distance beyond which a negative pair has no error (paper: threshold + delta), >= 0.
+        window: l1 distance below which a negative pair has no error either, >= 0; 0 spares none.
+        pull: factor of the positives' term.
         pairs: ``all`` takes negatives among all 2B embeddings; ``cross`` only between view 0 and view 1.
         reduction: ``active`` divides an anchor's negatives by the number of them inside the margin and means over
             anchors (thesis); ``mean`` means over positives and over negatives; ``sum`` adds everything (paper).
@@ -64,6 +66,8 @@ class ContrastiveHinge(L1Objective):
         reduction: Literal["active", "mean", "sum"] = "active",
         gradient_block: bool = False,
         diagonals: PositiveInt | None = None,
+        window: NonNegativeFloat = 0.0,
+        pull: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__()
         if diagonals is not None and (pairs, reduction) != ("cross", "sum"):
@@ -74,6 +78,8 @@ class ContrastiveHinge(L1Objective):
         self.reduction = reduction
         self.gradient_block = gradient_block
         self.diagonals = diagonals
+        self.window = window
+        self.pull = pull
 
     def value_and_error(self, z0: Tensor, z1: Tensor, *, error: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`L1Objective`. Pairs are processed block by block."""
@@ -91,11 +97,16 @@ class ContrastiveHinge(L1Objective):
             pushed, p0, p1 = self._cross_negatives(z0, z1, error)
         return value + pushed, torch.zeros_like(e0) if self.gradient_block else e0 + p0, e1 + p1
 
+    def _inside(self, distances: Tensor) -> Tensor:
+        """N_ij of l1 distances, of any shape."""
+        inside = torch.relu(self.neg_margin - distances)
+        return inside.masked_fill_(distances < self.window, 0) if self.window else inside
+
     def _positive_weight(self, batch: int) -> float:
         """Weight of a positive pair. A sum over all pairs contains it twice, once from each end."""
         if self.reduction != "sum":
-            return 1 / batch
-        return 2.0 if self.pairs == "all" else 1.0
+            return self.pull / batch
+        return self.pull * (2.0 if self.pairs == "all" else 1.0)
 
     def _all_negatives(self, z: Tensor, batch: int, error: bool) -> tuple[Tensor, Tensor]:
         """Negatives among all embeddings z (2B, D): their value, and its error signal (2B, D).
@@ -107,7 +118,7 @@ class ContrastiveHinge(L1Objective):
         sums, counts = z.new_zeros(len(z)), z.new_zeros(len(z))
         blocks = []
         for rows, columns in pair_blocks(len(z)):
-            inside = torch.relu(self.neg_margin - torch.cdist(z[rows], z[columns], p=1))
+            inside = self._inside(torch.cdist(z[rows], z[columns], p=1))
             inside.masked_fill_(same_image(batch, index[rows], index[columns]), 0)
             for part, along in ((rows, 1), (columns, 0)):
                 sums[part] += inside.sum(along)
@@ -124,7 +135,7 @@ class ContrastiveHinge(L1Objective):
 
         def weights(distances: Tensor) -> Tensor:
             """dL/d(distance) of a block: a pair counts once from each end."""
-            active = (distances < self.neg_margin).masked_fill_(same_image(batch, index[rows], index[columns]), 0)
+            active = (self._inside(distances) > 0).masked_fill_(same_image(batch, index[rows], index[columns]), 0)
             return active * (share[rows, None] + share[columns]) * factor
 
         for rows, columns, sparse in blocks if error else []:
@@ -148,7 +159,7 @@ class ContrastiveHinge(L1Objective):
 
         def weights(distances: Tensor) -> Tensor:
             """dL/d(distance) of a block of rows; adds their value."""
-            inside = torch.relu(self.neg_margin - distances)
+            inside = self._inside(distances)
             inside.masked_fill_(same_image(batch, index[rows], index), 0)
             active = inside > 0
             if self.reduction == "active":
@@ -172,7 +183,7 @@ class ContrastiveHinge(L1Objective):
         value, p0, p1 = z0.new_zeros(()), torch.zeros_like(z0), torch.zeros_like(z1)
         for k in range(1, min(diagonals, len(z0))):
             difference = z0[:-k] - z1[k:]
-            inside = torch.relu(self.neg_margin - difference.abs().sum(1))
+            inside = self._inside(difference.abs().sum(1))
             push = difference.sign() * (inside > 0)[:, None] / diagonals
             value = value + inside.sum() / diagonals
             p0[:-k] -= push
