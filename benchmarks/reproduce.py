@@ -85,7 +85,7 @@ def probe(folder: Path, evaluations: Path) -> list[Path]:
     Returns:
         the folders that hold figures of this run.
     """
-    from dtp_lightning import pipeline  # torch and Lightning take seconds
+    from dtp_lightning.cli import evaluate_checkpoint  # torch and Lightning take seconds
 
     found = [folder] if finished(folder) else []
     done = {run["epochs"] for run in read_runs(found)}
@@ -98,7 +98,7 @@ def probe(folder: Path, evaluations: Path) -> list[Path]:
             shutil.rmtree(place, ignore_errors=True)  # an evaluation that was broken off begins again
             place.mkdir(parents=True)
             asked = {"checkpoint": str(snapshot.resolve()), "accelerator": "auto", "evaluation": evaluation}
-            pipeline.evaluate(OmegaConf.create(asked), {}, place, Path.cwd())
+            evaluate_checkpoint.evaluate(OmegaConf.create(asked), {}, place, Path.cwd())
         found.append(place)
     return found
 

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dtp_lightning import training
 from dtp_lightning.callbacks import Cost
 from dtp_lightning.callbacks.macs import macs_per_image
 from dtp_lightning.config.instantiate import build
-from dtp_lightning.config.run_config import EvaluationConfig, RunConfig, without_ours
+from dtp_lightning.config.run_config import RunConfig
 from dtp_lightning.config.schema import checked
-from dtp_lightning.data.images import ImageData, ImageSpec
+from dtp_lightning.data.images import ImageData
 from dtp_lightning.data.labels import relabel
 from dtp_lightning.data.module import fits_memory
 from dtp_lightning.data.reader import usable
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import DataError
 from dtp_lightning.evaluation import Evaluation
 from dtp_lightning.evaluation.encoders import evaluate_encoders
+from dtp_lightning.export.writer import export
 from dtp_lightning.figures import plots
 from dtp_lightning.figures.diagnostics import plot_diagnostics
 from dtp_lightning.loggers.loggers import Loggers
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.loggers.predictions import Predictions
+from dtp_lightning.loggers.wandb_media import aliases_of
 from dtp_lightning.losses import as_objective
 from dtp_lightning.losses.objective import check_comparisons
 from dtp_lightning.models import Network
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runs import summary
-from dtp_lightning.runs.checkpoint import NAMED, Checkpoint
+from dtp_lightning.runs.checkpoint import NAMED
 from dtp_lightning.runs.checkpoint_io import Progress, check_resumable
 from dtp_lightning.runs.folder import acquire, failures_recorded
 from dtp_lightning.runs.reader import settings_of
 from dtp_lightning.runtime.distributed import is_multi_device, is_rank_zero
-from dtp_lightning.runtime.memory import shortage_named
 from dtp_lightning.runtime.setup import seed_generators, silence_warnings
 from dtp_lightning.runtime.signals import guard
 from dtp_lightning.training import build_network
@@ -49,13 +50,16 @@ from dtp_lightning.training import build_network
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def run(
+    cfg: DictConfig, choices: Mapping[str, str], folder: Path, presets: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Pre-train without labels, evaluate the frozen encoder, leave everything in the run folder.
 
     Args:
         cfg: composed from conf/train.yaml.
         choices: which option of each group was chosen (Hydra's ``runtime.choices``).
         folder: run folder; exists.
+        presets: name of the preset and of the sweep -> what it says of itself, for trackers.
 
     Returns:
         What summary.json holds; nothing in ``mode=views``, and in all but the first of several processes.
@@ -67,7 +71,7 @@ def run(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> dict[str, 
         RunError: the disk is full.
         Interrupted: by a signal; the training is saved.
     """
-    return Experiment.resolve(cfg, choices, folder).run()
+    return Experiment.resolve(cfg, choices, folder, presets).run()
 
 
 @dataclass(frozen=True)
@@ -99,16 +103,20 @@ class Experiment:
         config: what was asked for.
         names: option of each group that the run's names are made of.
         folder: the run's.
+        presets: see :func:`run`.
     """
 
     config: RunConfig
     names: dict[str, str]
     folder: Path
+    presets: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def resolve(cls, cfg: DictConfig, choices: Mapping[str, str], folder: Path) -> Experiment:
+    def resolve(
+        cls, cfg: DictConfig, choices: Mapping[str, str], folder: Path, presets: Mapping[str, str] | None = None
+    ) -> Experiment:
         """Check every key and value; arguments and errors are those of :func:`run`."""
-        return cls(checked(cfg), {group: str(choices[group]) for group in NAMED}, folder)
+        return cls(checked(cfg), {group: str(choices[group]) for group in NAMED}, folder, presets or {})
 
     @property
     def is_owner(self) -> bool:
@@ -136,8 +144,8 @@ class Experiment:
                     trainer, cost = self.fit(components, loggers, state.checkpoint)
                     if not self.is_owner:
                         return {}
-                    figures = self.evaluate(components, trainer, cost)
-                    self.save(figures, loggers, step=components.module.global_step)
+                    figures, predictions = self.evaluate(components, trainer, cost)
+                    self.save(figures, predictions, loggers, step=components.module.global_step)
         print(summary.closing_table(figures, self.folder), flush=True)
         return figures
 
@@ -199,7 +207,13 @@ class Experiment:
         else:
             done = Progress.read(checkpoint)
             metrics_csv = MetricsCSV(self.folder, done.step, ended=done.epochs >= self.config.max_epochs)
-        trackers = (build(n, folder=self.folder, names=self.names, config=config) for n in self.config.logger.values())
+        told = {
+            "settings": settings_of(self.folder),
+            "preset": " ".join(self.presets),
+            "notes": "\n\n".join(self.presets.values()),
+        }
+        names = self.names | told
+        trackers = (build(node, folder=self.folder, names=names, config=config) for node in self.config.logger.values())
         return Loggers(metrics_csv, list(trackers))
 
     def fit(self, components: Components, loggers: Loggers, checkpoint: Path | None) -> tuple[pl.Trainer, Cost]:
@@ -209,10 +223,12 @@ class Experiment:
             checkpoint,
         )  # fmt: skip
 
-    def evaluate(self, components: Components, trainer: pl.Trainer, cost: Cost) -> dict[str, Any]:
+    def evaluate(self, components: Components, trainer: pl.Trainer, cost: Cost) -> tuple[dict[str, Any], Predictions]:
         """The frozen encoder beside the untrained one, what training cost, and which code made these numbers."""
         trained, device = components.module.learner.model, trainer.strategy.root_device
-        return {
+        data = components.data
+        predictions = Predictions(data.test.images, data.test.labels, data.classes)
+        figures = {
             **self.names,
             "seed": self.config.seed,
             "epochs": trainer.current_epoch,
@@ -220,15 +236,16 @@ class Experiment:
             **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
-                self.folder / "plots",
+                self.folder / "plots", predictions.add,
             ),
             **cost.summary(),
             "cost/macs_per_image": components.macs_per_image,
             **summary.provenance(),
         }  # fmt: skip
+        return figures, predictions
 
-    def save(self, figures: Mapping[str, Any], loggers: Loggers, step: int) -> None:
-        """The summary and the plots, first on disk and then in the trackers."""
+    def save(self, figures: Mapping[str, Any], predictions: Predictions, loggers: Loggers, step: int) -> None:
+        """The summary, the plots and the encoder, first on disk and then in the trackers."""
         metrics, plots_folder = self.folder / "metrics.csv", self.folder / "plots"
         summary.write_summary(figures, self.folder / "summary.json")
         plots.plot_curves(metrics, plots_folder / "curves.png")
@@ -236,65 +253,14 @@ class Experiment:
         plot_diagnostics(metrics, plots_folder / "diagnostics.png", title)
         loggers.log_scalars(summary.scalars_of(figures), step=step)
         loggers.log_images(summary.figures_in(self.folder), step=step)
+        loggers.log_predictions(predictions, step=step)
+        loggers.log_encoder(self.exported)
 
-
-def evaluate(cfg: DictConfig, choices: Mapping[str, str], folder: Path, cwd: Path) -> dict[str, Any]:
-    """Evaluate the encoder in a checkpoint on any data set; leave a summary.json that reports read like a run's.
-
-    Args:
-        cfg: composed from conf/evaluate.yaml.
-        choices: Hydra's ``runtime.choices``.
-        folder: for the summary and figures; exists.
-        cwd: what a relative ``checkpoint`` is relative to.
-
-    Returns:
-        What summary.json holds: that of the run, with ``evaluated_on`` and ``checkpoint``, without ``fit/...``.
-
-    Raises:
-        ConfigError, DataError: a key, the checkpoint or the data set is wrong.
-    """
-    config = checked(cfg, EvaluationConfig)
-    silence_warnings()
-    stored = Checkpoint.read(cwd / Path(config.checkpoint).expanduser())
-    with acquire(folder, config), shortage_named():  # a folder holds one run or one evaluation
-        figures = {
-            **stored.names,
-            "seed": stored.config["seed"],
-            "epochs": stored.epochs,
-            "evaluated_on": choices["dataset"] if config.dataset else stored.names["dataset"],
-            "checkpoint": str(stored.path),
-            **summary.weights_of(stored.config),
-            "settings": settings_of(stored.path.parent.parent),
-            **_evaluate_checkpoint(config, stored, folder),
-            **summary.provenance(),
-        }
-        summary.write_summary(figures, folder / "summary.json")
-    print(summary.closing_table(figures, folder), flush=True)
-    return figures
-
-
-def _evaluate_checkpoint(config: EvaluationConfig, stored: Checkpoint, folder: Path) -> dict[str, Any]:
-    """What evaluations find in the encoder of a checkpoint, and in the network that its run began with."""
-    seed, images = stored.config["seed"], ImageSpec.from_dict(stored.images)
-    supervised, dataset = as_objective(build(stored.node("loss"))).supervised, stored.node("dataset")
-    seed_generators(seed)  # the untrained network is the one that this run began with
-    classes = len(stored.classes) if supervised else None
-    network = build_network(stored.node("model"), images, classes, check=stored.check_fits)
-    data: ImageData = build(config.dataset or without_ours("dataset", dataset)).like(images)
-    guard.check()
-    untrained = copy.deepcopy(network)
-    stored.load_into(network)
-    augment = build(stored.node("augment"), images=images)
-    evaluations = {name: build(node, augment=augment) for name, node in config.evaluation.items()}
-    evaluations = usable(evaluations, data)
-    if not evaluations:
-        raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
-    device = _device(config.accelerator)
-    return evaluate_encoders(evaluations, network, untrained, data, seed, device, folder / "plots")
-
-
-def _device(accelerator: str) -> torch.device:
-    try:
-        return pl.Trainer(accelerator=accelerator, devices=1, logger=False).strategy.root_device
-    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error
+    def exported(self) -> dict[Path, Sequence[str]]:
+        """The encoders of the best checkpoint, if there is one, and of the last: weights -> aliases."""
+        checkpoints = [self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        try:
+            return {export(path): aliases_of(path.stem) for path in checkpoints if path.exists()}
+        except (DataError, OSError) as error:  # a network that no card can describe, or a full disk
+            log.info("no encoder for trackers: %s", error)
+            return {}

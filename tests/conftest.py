@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
+import resource
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,7 +42,13 @@ def choice(group: str, option: str) -> list[str]:
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
-    """Configuration and group choices for these overrides."""
+    """Configuration and group choices for these overrides; the caller's own, to be changed at will."""
+    config, choices = _composed(overrides)
+    return copy.deepcopy(config), dict(choices)
+
+
+@functools.lru_cache(256)  # Hydra takes 0.1 s, a copy 4 ms
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         search = [f"hydra.searchpath=[{','.join(f'file://{conf}' for conf in CONFS[1:])}]"] if CONFS[1:] else []
         config = compose("train", [*overrides, *search], return_hydra_config=True)
@@ -47,6 +56,12 @@ def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     with open_dict(config):
         del config.hydra
     return config, choices
+
+
+def processor() -> float:
+    """Seconds of processor time that this process's children took until they ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Learner:

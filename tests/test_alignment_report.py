@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -108,28 +108,28 @@ def test_the_file_names_what_was_run(folder: Path, tmp_path: Path) -> None:
 def test_the_command_writes_table_file_and_figure(folder: Path, tmp_path: Path) -> None:
     file, picture = tmp_path / "angles.csv", tmp_path / "angles.png"
     words = ["rules", str(folder), "--angles", str(file), "--figure", str(picture), "--from-batch", "25"]
-    done = subprocess.run([sys.executable, "-m", "dtp_lightning", *words], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-m", "dtp_lightning", *words], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "from batch 25 on" in done.stdout
     assert "| dtp | 1 | 16.0 | 22.0 | 1.20 | 0.50 | 0.50 | 10.0 |" in done.stdout
     assert f"| dtp | 3 | {NONE} | {NONE} | {NONE} | 0.90 | 0.30 | 20.0 |" in done.stdout
     assert len(file.read_text().splitlines()) == 6 and picture.read_bytes()[:4] == b"\x89PNG"
     words = ["rules", str(folder / "bare"), "--angles", str(file)]
-    done = subprocess.run([sys.executable, "-m", "dtp_lightning", *words], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-m", "dtp_lightning", *words], cwd=ROOT)
     assert done.returncode == 2 and "train with callbacks=[alignment]" in done.stderr
 
 
 def test_the_report_shows_it_where_it_was_measured(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "dtp_lightning", "report", str(folder)]
-    done = subprocess.run([*command, "--html", str(page)], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([*command, "--html", str(page)], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "| dtp | 1 | 16.0 | 22.0 | 1.20 | 0.50 |" in done.stdout
     text = page.read_text()
     assert '<table id="alignment">' in text and "Angle and saturation of each stage</h3>" in text
     assert 'class="wide"' in text and list((tmp_path / "page_figures").glob("angle-and-saturation*.png"))
     command[-1] += "/bare"
-    done = subprocess.run([*command, "--html", str(page)], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([*command, "--html", str(page)], cwd=ROOT)
     assert done.returncode == 0 and "saturated" not in done.stdout and '<table id="alignment">' not in page.read_text()
 
 

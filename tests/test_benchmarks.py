@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 from conftest import ROOT
 
 
@@ -15,7 +15,7 @@ def test_steps(tmp_path: Path) -> None:
     size = ("--batch", "3", "--images", "3", "16", "16", "--repeats", "2")
     command = [sys.executable, "benchmarks/steps.py", *size, *only]
     files = ("--save", str(tmp_path / "steps.json"), "--figure", str(tmp_path / "steps.png"))
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = processes.run([*command, *files], cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "steps.json").read_text())
     macs = {row["case"]: row["macs_ratio"] for row in found["steps"]}
@@ -34,7 +34,7 @@ def test_steps(tmp_path: Path) -> None:
 def test_lightning() -> None:
     size = ("--batch", "50", "--epochs", "1", "trainer.limit_train_batches=3", "model.channels=[4,6]")
     command = [sys.executable, "benchmarks/lightning.py", *size]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = processes.run(command, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     *_, whole, bare, ratio = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert 0 < float(bare) < 1.5 * float(whole) and float(ratio) > 0.5
@@ -42,7 +42,7 @@ def test_lightning() -> None:
 
 def test_kernels() -> None:
     command = [sys.executable, "benchmarks/kernels.py", "--batch", "2", "--rounds", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = processes.run(command, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[4:]]
     assert {row[0] for row in rows} == {"TransposedConv", "weight_gradient", "MeanSquare", "LocalDifference"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
-from conftest import ROOT
+from conftest import ROOT, processor
 from runs import TINY
 
 from dtp_lightning import __version__
@@ -29,9 +29,10 @@ CHEAP = (*TINY, "learner=bp", "evaluation=[knn]", "trainer.max_epochs=1")
 
 
 def dtp(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """The command, without the time that Python takes to import what it needs."""
+    return processes.run(
         [sys.executable, "-m", "dtp_lightning", *words],
-        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240,
+        cwd=cwd, env={**os.environ, **environment}, timeout=240,
     )  # fmt: skip
 
 
@@ -39,7 +40,8 @@ def dtp(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one run was made by ``dtp train``."""
     folder = tmp_path_factory.mktemp("a folder, with = and spaces")
-    done = dtp("train", *CHEAP, cwd=folder)
+    command = [sys.executable, "-m", "dtp_lightning", "train", *CHEAP]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -77,15 +79,11 @@ def leave(*files: str) -> None:
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_is_quick(verb: str, tmp_path: Path) -> None:
     """Processor time, which other programs on this machine hardly change; the clock's is the same on a quiet one."""
-
-    def processor() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
     seconds = []
     for _ in range(2):
         begun = processor()
-        done = dtp(*verb.split(), "--help", cwd=tmp_path)
+        command = [sys.executable, "-m", "dtp_lightning", *verb.split(), "--help"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
         seconds.append(processor() - begun)
     assert done.returncode == 0 and f"dtp {verb}" in done.stdout and "python -m" not in done.stdout, done.stderr
     assert min(seconds) < 2 and not list(tmp_path.iterdir())
@@ -217,7 +215,7 @@ def test_ctrl_c_says_what_was_typed(script: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "a, folder"
     folder.mkdir()
     command = [sys.executable, *script, *TINY, "learner=bp", "trainer.max_epochs=100000"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = processes.Process(command, cwd=folder)
     began = time.monotonic()
     while not list(folder.glob("outputs/*/*/checkpoints/last.ckpt")):
         assert process.poll() is None and time.monotonic() - began < 120
@@ -229,13 +227,10 @@ def test_ctrl_c_says_what_was_typed(script: list[str], tmp_path: Path) -> None:
     assert going_on.startswith(" ".join(script)), said
     (run,) = folder.glob("outputs/*/*")
     ended = Progress.read(run / "checkpoints" / "last.ckpt").epochs + 1
-    again = subprocess.run(  # by a shell, as a user would
-        f"'{sys.executable}' {going_on} trainer.max_epochs={ended}",
-        shell=True,
-        cwd=folder,
-        capture_output=True,
-        text=True,
+    split = subprocess.run(  # by a shell, as a user's would
+        f"printf '%s\\n' {going_on} trainer.max_epochs={ended}", shell=True, capture_output=True, text=True, check=True
     )
+    again = processes.run([sys.executable, *split.stdout.splitlines()], cwd=folder)
     assert again.returncode == 0 and f'"epochs": {ended}' in (run / "summary.json").read_text(), again.stderr
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import CONF, ROOT
@@ -16,12 +16,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 from PIL import Image
 
-from dtp_lightning import pipeline
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.report.text import table
 from dtp_lightning.runs.reader import read_runs
 
-SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "logger=none")
+SHORT = (
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=1",
+    "logger=none",
+    "model.channels=[4,6,8,10]",
+)
 
 
 def evaluate(folder: Path, *overrides: str) -> dict:
@@ -31,7 +37,7 @@ def evaluate(folder: Path, *overrides: str) -> dict:
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config.hydra
-    return pipeline.evaluate(config, choices, folder, Path.cwd())
+    return evaluate_checkpoint.evaluate(config, choices, folder, Path.cwd())
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +154,9 @@ def test_contrastive_losses_need_two_views(run_pipeline: Callable[..., dict]) ->
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "evaluate.py"), *arguments, f"hydra.run.dir={tmp_path}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert done.returncode != 0 and expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

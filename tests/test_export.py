@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import ROOT, composed, options
@@ -231,9 +232,7 @@ def test_images_that_do_not_fit_are_refused(images: torch.Tensor, expected: str,
 
 def test_the_command(finished: Path, tmp_path: Path) -> None:
     def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "dtp_lightning", "export", *words], cwd=ROOT, capture_output=True, text=True
-        )
+        return processes.run([sys.executable, "-m", "dtp_lightning", "export", *words], cwd=ROOT)
 
     done = command(str(finished), "--to", str(tmp_path / "my encoder.safetensors"))
     assert done.returncode == 0 and done.stdout.splitlines()[0].endswith("my encoder.safetensors"), done.stderr

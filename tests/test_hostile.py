@@ -30,7 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 from hydra import compose, initialize_config_dir
 import dtp_lightning
-from dtp_lightning import pipeline
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.errors import UserError
 
 conf, out, *files = sys.argv[1:]
@@ -43,7 +43,7 @@ def evaluate(path):
         del config.hydra
     folder = Path(out, Path(path).stem)
     folder.mkdir()
-    return lambda: pipeline.evaluate(config, choices, folder, Path.cwd())
+    return lambda: evaluate_checkpoint.evaluate(config, choices, folder, Path.cwd())
 
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import ROOT
@@ -114,10 +114,10 @@ def test_truncated_file_is_named(folder: Path, caplog: pytest.LogCaptureFixture)
 
 def test_truncated_file_met_by_a_worker_is_one_line(folder: Path) -> None:
     truncate(folder / "train" / "cat" / "5.jpg")
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "dataset=image_folder", f"dataset.root={folder}", "loading=stream",
          "batch_size=4", "evaluation=[]", "callbacks=[]", "logger=none"],
-        cwd=folder, capture_output=True, text=True, timeout=120,
+        cwd=folder, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {folder / 'train' / 'cat' / '5.jpg'} cannot be read")

@@ -18,6 +18,7 @@ from PIL import Image
 from runs import TINY, assert_equal, figures, stored, weights
 
 from dtp_lightning import pipeline
+from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.config.keys import SINCE
 from dtp_lightning.config.run_config import OUR_KEYS
 from dtp_lightning.config.schema import checked
@@ -255,7 +256,7 @@ def test_supervised_pretraining_on_coarse_labels_is_probed_on_fine_ones(
     with open_dict(config):
         del config.hydra
     (tmp_path / "again").mkdir()
-    again = pipeline.evaluate(config, choices, tmp_path / "again", tmp_path)
+    again = evaluate_checkpoint.evaluate(config, choices, tmp_path / "again", tmp_path)
     assert {k: v for k, v in again.items() if "knn" in k} == {k: v for k, v in summary.items() if "knn" in k}
     spoilt = run_pipeline(*words, "dataset.label_noise=1.0", folder=tmp_path / "spoilt")
     same = {k: v for k, v in summary.items() if k.startswith("random_encoder/")}

@@ -186,7 +186,7 @@ def test_an_encoder_of_blocks_leaves_its_checkpoint_without_the_rules_feedback(t
     weights = {**copy.deepcopy(network.state_dict())}
     network.complete_feedback()
     assert len(network.state_dict()) > len(weights)
-    stored = Checkpoint(tmp_path / "last.ckpt", {}, {}, {}, [], 1, network.state_dict())
+    stored = Checkpoint(tmp_path / "last.ckpt", {}, {}, {}, [], 1, 1, network.state_dict())
     fresh = resnet(TINY, channels=[4, 6], blocks=[1, 1])
     stored.load_into(fresh)
     assert all(torch.equal(value, weights[key]) for key, value in fresh.state_dict().items())

@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import ROOT
 
@@ -246,10 +247,10 @@ def test_runs_that_differ_are_refused(tmp_path: Path) -> None:
     assert not differences_in(tmp_path)
     write_run(tmp_path / "runs" / "2", "bp", 2, 0.7, config=shared.format(2) + "loss: {margin: 3}\n")
     command = [sys.executable, "-m", "dtp_lightning.report", str(tmp_path / "runs"), "--html", str(tmp_path / "x.html")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = processes.run(command, cwd=ROOT)
     assert done.returncode == 1 and "loss.margin is 1 and 3" in done.stderr and "workers" not in done.stderr
     assert not (tmp_path / "x.html").exists()
-    done = subprocess.run([*command, "--allow-differences"], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([*command, "--allow-differences"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "averages runs that differ in loss.margin: 1 and 3" in (tmp_path / "x.html").read_text()
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import ROOT, options
@@ -24,7 +25,8 @@ SHORT = (
     "trainer.limit_val_batches=2",
     "trainer.log_every_n_steps=2",
 )
-CHEAP = ("evaluation=[knn]", "logger=none")
+SMALL = "model.channels=[4,6,8]"
+CHEAP = ("evaluation=[knn]", "logger=none", SMALL)
 KEYS = {
     *("learner", "loss", "model", "dataset", "seed", "epochs", "git_commit", "versions"),
     *("linear/test_acc", "linear/val_acc", "knn/test_acc"),
@@ -124,8 +126,9 @@ def test_wandb_received_config_metrics_and_pictures(run_folder: Path) -> None:
     config = run["config"]["update"]
     assert config["batch_size"] == 100
     assert config["learner"]["feedback"]["first"]["noise_std"] == 1.0, "nested plain values, not strings"
-    assert run["job_type"] == "dtp"
-    assert run["run_group"] == "mnist5k-cnn4-hinge"
+    assert config["names"] == {"learner": "dtp", "loss": "hinge", "model": "cnn4", "dataset": "mnist5k"}
+    assert run["job_type"] == "train" and run["run_group"].startswith("mnist5k-cnn4-hinge-dtp-2ep")
+    assert run["display_name"].startswith("dtp-hinge-cnn4-seed0")
     axes = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in by_kind["metric"]}
     assert axes["*"] == "trainer/global_step"
     assert axes["val/*"] == "epoch"
@@ -140,6 +143,7 @@ def test_checkpoint_counts_batches_and_loads_safely(run_folder: Path) -> None:
     assert checkpoint["hyper_parameters"]["config"]["learner"]["target_step"] == 0.5
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", options("learner"))
 def test_global_step_is_the_number_of_batches(learner: str, run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
     run_pipeline(f"learner={learner}", *SHORT, *CHEAP, "evaluation=[]", "callbacks=[]")
@@ -166,7 +170,7 @@ def test_seeds_differ_and_learners_share_their_start(run_pipeline: Callable[...,
 
 
 def test_distance_study(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    summary = run_pipeline(*SHORT, "evaluation=[distances]", "callbacks=[online_distances]", "logger=none")
+    summary = run_pipeline(*SHORT, SMALL, "evaluation=[distances]", "callbacks=[online_distances]", "logger=none")
     for prefix in ("", "random_encoder/"):
         assert summary[f"{prefix}distances/l1/negative_mean"] > summary[f"{prefix}distances/l1/positive_mean"] > 0
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -202,7 +206,7 @@ def test_a_run_too_short_to_log_still_ends_well(run_pipeline: Callable[..., dict
 
 
 def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
-    run_pipeline(*SHORT, "evaluation=[knn]", "logger=tensorboard")
+    run_pipeline(*SHORT, SMALL, "evaluation=[knn]", "logger=tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -211,21 +215,21 @@ def test_tensorboard(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
 
 
 def test_two_jobs_of_a_multirun_are_two_wandb_runs(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, "evaluation=[knn]",
+    done = processes.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", "learner=bp,dtp", *SHORT, SMALL, "evaluation=[knn]",
          "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     runs = [next(r["run"] for r in records(tmp_path / "sweep" / job) if "run" in r) for job in ("0", "1")]
     assert runs[0]["run_id"] != runs[1]["run_id"]
-    assert [run["job_type"] for run in runs] == ["bp", "dtp"]
+    assert [run["config"]["update"]["names"]["learner"] for run in runs] == ["bp", "dtp"]
 
 
 def test_a_failing_job_of_a_multirun_leaves_the_others(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "-m", "batch_size=9999,500", *SHORT, *CHEAP, "hydra.sweep.dir=sweep"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, timeout=240,
     )  # fmt: skip
     assert done.returncode != 0
     assert "batch_size=9999 is larger" in done.stderr
@@ -260,20 +264,19 @@ def own_rules(tmp_path: Path) -> Path:
 
 def test_a_new_rule_is_one_python_file_and_one_yaml_file(own_rules: Path) -> None:
     """Outside the repository, found through Hydra's search path."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "--config-dir", str(own_rules / "conf"), "learner=signed_bp",
          *SHORT, *CHEAP, "hydra.run.dir=run"],
-        cwd=own_rules, env={"PYTHONPATH": str(own_rules), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=240,
+        cwd=own_rules, env={"PYTHONPATH": str(own_rules), "PATH": "/usr/bin:/bin"}, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((own_rules / "run" / "summary.json").read_text())["learner"] == "signed_bp"
 
 
 def test_the_contracts_judge_a_new_rule(own_rules: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests" / "test_learners.py"), "-k", "signed_bp or says_it"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, timeout=300,
         env={**os.environ, "PYTHONPATH": f"{own_rules}:{ROOT}", "DTP_LIGHTNING_CONF": str(own_rules / "conf")},
     )  # fmt: skip
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]

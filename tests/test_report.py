@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 from conftest import ROOT
 
 from dtp_lightning.report.angles import angles, mean_angles
@@ -51,9 +51,7 @@ def test_how_a_run_was_started_is_no_setting(tmp_path: Path) -> None:
 def test_command_saves_what_it_shows(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "0", "dtp", 0, 0.9)
     command = [sys.executable, "-m", "dtp_lightning.report", str(tmp_path / "runs")]
-    done = subprocess.run(
-        [*command, "--save", str(tmp_path / "out" / "x.csv")], cwd=ROOT, capture_output=True, text=True
-    )
+    done = processes.run([*command, "--save", str(tmp_path / "out" / "x.csv")], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "90.0" in done.stdout and "commit abc" in done.stdout
     (row,) = csv.DictReader((tmp_path / "out" / "x.csv").open())
@@ -61,9 +59,9 @@ def test_command_saves_what_it_shows(tmp_path: Path) -> None:
     saved = read_runs([tmp_path / "out" / "x.csv"])
     assert table(saved, "test") == table(read_runs([tmp_path / "runs"]), "test"), "the file is as good as the folders"
     (tmp_path / "other.csv").write_text("learner,seconds\ndtp,1\n")
-    done = subprocess.run([*command[:-1], str(tmp_path / "other.csv")], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([*command[:-1], str(tmp_path / "other.csv")], cwd=ROOT)
     assert done.returncode == 2 and "other.csv holds no runs: it has no dataset, epochs" in done.stderr
-    done = subprocess.run([*command[:-1], str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([*command[:-1], str(tmp_path / "none")], cwd=ROOT)
     assert done.returncode == 2 and "no summary.json below" in done.stderr
 
 
@@ -114,9 +112,7 @@ def test_rules_are_put_side_by_side(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dtp_lightning.report.rules", str(tmp_path), "--probes", "linear"]
     figure, cost = tmp_path / "angles.png", tmp_path / "cost.csv"
     cost.write_text("learner,macs_ratio,seconds_ratio\ndtp,1.25,1.74\n")
-    done = subprocess.run(
-        [*command, "--figure", str(figure), "--cost", str(cost)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = processes.run([*command, "--figure", str(figure), "--cost", str(cost)], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     (row, *_) = [line for line in done.stdout.splitlines() if "| dtp |" in line]  # then its stages
     ends = [cell.strip() for cell in row.split("|")][-6:-1]
@@ -124,9 +120,7 @@ def test_rules_are_put_side_by_side(tmp_path: Path) -> None:
     assert figure.stat().st_size > 0
     (tmp_path / "bare").mkdir()
     write_run(tmp_path / "bare" / "0", "bp", 0, 0.9)
-    done = subprocess.run(
-        [*command[:3], str(tmp_path / "bare"), "--figure", str(figure)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = processes.run([*command[:3], str(tmp_path / "bare"), "--figure", str(figure)], cwd=ROOT)
     assert done.returncode == 2 and "no run has angles to draw" in done.stderr
 
 

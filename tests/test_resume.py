@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import ROOT
@@ -63,15 +63,15 @@ def test_resumed_run_equals_the_uninterrupted_one(
 def test_a_killed_run_loses_an_epoch_at_most(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), *command_of("bp"), "trainer.max_epochs=20"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run([*command, f"hydra.run.dir={whole}"], cwd=tmp_path, capture_output=True).returncode == 0
-    process = subprocess.Popen([*command, f"hydra.run.dir={killed}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert processes.run([*command, f"hydra.run.dir={whole}"], cwd=tmp_path).returncode == 0
+    process = processes.Process([*command, f"hydra.run.dir={killed}"], cwd=tmp_path)
     while not (killed / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "summary.json").exists(), "killed before its end"
-    done = subprocess.run([*command, f"hydra.run.dir={killed}"], cwd=tmp_path, capture_output=True, text=True)
+    done = processes.run([*command, f"hydra.run.dir={killed}"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_run(killed, whole)
 

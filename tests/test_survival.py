@@ -9,13 +9,13 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from runs import TINY, assert_same_run, figures, rows, stored
 from test_sweep import command as sweep_command
@@ -216,16 +216,11 @@ def test_two_sweeps_at_once_in_one_folder(tmp_path: Path) -> None:
     """Each job runs once; a sweep that meets one at work says so; afterwards all of them are there."""
     jobs = ("learner=bp", "seed=0,1", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
     folder = tmp_path / "sweep"
-    both = [
-        subprocess.Popen(
-            sweep_command(folder, *jobs), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    both = [processes.Process(sweep_command(folder, *jobs), cwd=tmp_path) for _ in range(2)]
     said = [process.communicate(timeout=300) for process in both]
     assert all("Traceback" not in err for _, err in said), said
     done = sweep_command(folder, *jobs)
-    again = subprocess.run(done, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    again = processes.run(done, cwd=tmp_path, timeout=300)
     assert again.returncode == 0, again.stderr
     summaries = sorted(folder.rglob("summary.json"))
     assert [json.loads(path.read_text())["seed"] for path in summaries] == [0, 1]

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 from conftest import ROOT, composed
@@ -29,11 +30,14 @@ ALSO = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "dtp_lightning", "sweep", "smoke", f"hydra.sweep.dir={folder}", *overrides]
+    """A small network, which the folders of the jobs do not name."""
+    left_out = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*WHERE_DATA_LIES, 'model.channels'))}]"
+    small = ("model.channels=[4,6]", left_out, f"hydra.sweep.dir={folder}")
+    return [sys.executable, "-m", "dtp_lightning", "sweep", "smoke", *small, *overrides]
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(folder, *overrides), cwd=folder.parent, capture_output=True, text=True, timeout=300)
+    return processes.run(command(folder, *overrides), cwd=folder.parent, timeout=300)
 
 
 def figures_of_jobs(folder: Path) -> dict[str, dict]:
@@ -71,7 +75,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     jobs = (*ALSO, "learner=bp,dtp", "seed=0")
     assert run(whole, *jobs).returncode == 0
-    process = subprocess.Popen(command(killed, *jobs), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = processes.Process(command(killed, *jobs), cwd=tmp_path)
     while not list(killed.rglob("last.ckpt")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -91,7 +95,8 @@ def test_two_processes_give_the_same(extra: str, more: list[str], tmp_path: Path
         pytest.skip(f"pip install 'dtp-lightning[{extra}]' to run this")
     jobs = ("learner=bp,dtp", "seed=0")
     assert run(tmp_path / "one", *jobs).returncode == 0
-    done = run(tmp_path / "two", *jobs, f"hydra/launcher={extra}", *more)
+    others = command(tmp_path / "two", *jobs, f"hydra/launcher={extra}", *more)
+    done = subprocess.run(others, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     in_sequence, at_once = figures_of_jobs(tmp_path / "one"), figures_of_jobs(tmp_path / "two")
     assert in_sequence == at_once and len(in_sequence) == 2
@@ -158,7 +163,7 @@ def test_what_a_wandb_agent_would_call(path: Path) -> None:
             words.append(sweep["program"] if part == "${program}" else part)
     assert words[:2] == ["dtp", "train"]
     command = [sys.executable, "-m", "dtp_lightning", *words[1:], "--cfg", "job"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = processes.run(command, timeout=60)
     assert done.returncode == 0, done.stderr
     checked(composed(*words[2:])[0])
     evaluation, metric = sweep["metric"]["name"].split("/")[0], sweep["metric"]["name"].split("/")[-1]

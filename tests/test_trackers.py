@@ -11,14 +11,18 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import processes
 import pytest
 from conftest import ROOT
 
 from dtp_lightning.errors import UserError
 from dtp_lightning.loggers.trackers import STEP
 from dtp_lightning.report.board import collect
-from dtp_lightning.report.dashboard import SECTIONS, panels_of, tracked, workspace
+from dtp_lightning.report.dashboard import tracked, workspace
+from dtp_lightning.report.text import table
+from dtp_lightning.report.wandb_panels import SECTIONS, panels_of
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.summary import figures_in, scalars_of
 
@@ -46,6 +50,7 @@ needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="pip install 'dtp-lightning[dashboard]' to run this"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
+NO_SCALARS = ("_", "plots/", "tables/", "confusion/", STEP, "epoch")
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -55,9 +60,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trackers")
     command = [sys.executable, str(ROOT / "train.py"), "-m", "learner=dtp,bp", *BOTH, *EVERYTHING]
     named = "hydra.sweep.subdir=${learner._target_}"
-    done = subprocess.run(
-        [*command, "hydra.sweep.dir=sweep", named], cwd=folder, capture_output=True, text=True, timeout=400
-    )
+    done = processes.run([*command, "hydra.sweep.dir=sweep", named], cwd=folder, timeout=400)
     assert done.returncode == 0, done.stderr
     return folder / "sweep"
 
@@ -82,9 +85,7 @@ def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
         for name, value in row.items():
             if name.endswith("._type") and value == "images/separated":
                 figures[name.removesuffix("._type")] = row[STEP]
-            elif (
-                isinstance(value, float | int) and not name.startswith(("_", "plots/")) and name not in (STEP, "epoch")
-            ):
+            elif isinstance(value, float | int) and not name.startswith(NO_SCALARS):
                 scalars.setdefault(name, []).append((row[STEP], value))
     return scalars, figures
 
@@ -138,12 +139,12 @@ def test_runs_are_grouped_by_learner(sweep: Path) -> None:
     runs = tracked(read_runs([sweep]))
     section = workspace(runs, "someone", "some-project", "a name")._to_model().spec.section
     (runset,) = section.run_sets
-    assert [(key.section, key.name) for key in runset.grouping] == [("run", "jobType")]
+    assert [(key.section, key.name) for key in runset.grouping] == [("config", "names.value.learner")]
     assert runset.filters["filters"][0]["value"] == ["together"], "these runs, and not all of the project's"
     assert len(set(section.custom_run_colors.values())) == 2, "a colour for each learner"
     several = [*runs, {**runs[0], "loss": "simclr"}]
     (runset,) = workspace(several, "someone", "some-project", "a name")._to_model().spec.section.run_sets
-    assert [key.name for key in runset.grouping] == ["jobType", "displayName"], "objectives are not averaged"
+    assert [key.name for key in runset.grouping] == ["names.value.learner", "names.value.loss"], "not averaged"
 
 
 def test_what_shares_a_panel() -> None:
@@ -165,7 +166,7 @@ def test_what_shares_a_panel() -> None:
 )
 def test_a_wrong_call_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(tmp_path), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = processes.run(command, cwd=ROOT, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (1, said)
 
 
@@ -173,15 +174,23 @@ def test_a_wrong_call_is_one_line(tmp_path: Path, words: tuple[str, ...], said: 
 def test_nobody_logged_in_is_one_line(sweep: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
     alone = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
+    done = processes.run(command, env=alone, timeout=120)
     assert (done.returncode, done.stderr.strip()) == (1, "error: nobody is logged in to W&B: wandb login")
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """As much of W&B's server as saving a workspace takes; keeps what was saved, or refuses it."""
+    """As much of W&B's server as saving a workspace and a report takes; keeps what was saved, or refuses it.
 
-    saved: dict | None = None
-    refuses = False
+    Attributes:
+        saved: the variables of each view that was saved: the workspace, the report.
+        refuses: "" or the type of view that is not taken.
+    """
+
+    refuses = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.saved: list[dict] = []
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -192,10 +201,28 @@ class Answers(BaseHTTPRequestHandler):
         viewer = {"id": "VXNlcjox", "entity": "a", "username": "a", "email": "a", "flags": "{}", "teams": {"edges": []}}
         answer: dict = {"data": {"viewer": viewer, "serverInfo": {"features": []}}}
         if b"upsertView" in body:
-            self.server.saved = json.loads(body)["variables"]
-            answer["data"]["upsertView"] = {"view": {"id": "Vmlldzox", "name": "nw-abc-v"}, "inserted": True}
-            if self.server.refuses:
+            view = json.loads(body)["variables"]
+            self.server.saved.append(view)
+            project = {"id": "p", "name": view["projectName"], "entityName": view["entityName"]}
+            saved = {"id": "Vmlldzox", "name": "nw-abc-v", "project": project, "spec": view["spec"],
+                     "displayName": view["displayName"], "description": view.get("description") or "", "type": "x",
+                     "updatedAt": None}  # fmt: skip
+            answer["data"]["upsertView"] = {"view": saved, "inserted": True}
+            if self.server.refuses == view["type"]:
                 answer = {"data": None, "errors": [{"message": "permission denied"}]}
+        elif b"internalId" in body:
+            answer["data"]["project"] = {"internalId": "1"}
+        elif b"projects(" in body or b"models(" in body:
+            node = {
+                "id": "p",
+                "name": "p",
+                "entityName": "a",
+                "createdAt": "2026-01-01T00:00:00",
+                "isBenchmark": False,
+                "user": None,
+            }
+            page = {"edges": [{"node": node, "cursor": "x"}], "pageInfo": {"endCursor": None, "hasNextPage": False}}
+            answer["data"] = {"models": page, "projects": page}
         text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -216,8 +243,10 @@ def server() -> Iterator[FakeWandb]:
 
 
 @needs_workspaces
-@pytest.mark.parametrize("refuses", [False, True])
-def test_the_workspace_is_saved(refuses: bool, server: FakeWandb, sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refuses", ["", "project-view", "runs"])
+def test_the_workspace_and_the_report_are_saved(
+    refuses: str, server: FakeWandb, sweep: Path, in_wandb: tuple[Points, dict[str, int]], tmp_path: Path
+) -> None:
     server.refuses = refuses
     command = [sys.executable, "-m", "dtp_lightning.report.dashboard", str(sweep), "--entity", "a", "--project", "p"]
     account = {
@@ -227,17 +256,45 @@ def test_the_workspace_is_saved(refuses: bool, server: FakeWandb, sweep: Path, t
         "WANDB_API_KEY": "a" * 40,
         "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
     }
-    done = subprocess.run(command, env=account, capture_output=True, text=True, timeout=240)
-    assert server.saved is not None, done.stderr
-    assert (server.saved["entityName"], server.saved["projectName"], server.saved["displayName"]) == ("a", "p", "sweep")
-    sections = json.loads(server.saved["spec"])["section"]["panelBankConfig"]["sections"]
+    done = processes.run(command, env=account, timeout=240)
+    assert server.saved, done.stderr
+    for view in server.saved:
+        assert (view["entityName"], view["projectName"], view["displayName"]) == ("a", "p", "sweep")
+    sections = json.loads(server.saved[0]["spec"])["section"]["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == list(SECTIONS)
+    told = [f"dashboard {account['WANDB_BASE_URL']}/a/p?nw=abc", f"report    {account['WANDB_BASE_URL']}/a/p/reports/"]
     if refuses:
+        told = told[: ["project-view", "runs"].index(refuses)]
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith("error: W&B did not take the dashboard: ") and "permission denied" in last
+        made = {"project-view": "workspace", "runs": "report"}[refuses]
+        assert last.startswith(f"error: W&B did not take the {made}: ") and "permission denied" in last
     else:
-        assert (done.returncode, done.stdout) == (0, f"dashboard {account['WANDB_BASE_URL']}/a/p?nw=abc\n"), done.stderr
+        assert done.returncode == 0, done.stderr
+        scalars, figures = in_wandb
+        check_report(json.loads(server.saved[1]["spec"])["blocks"], sweep, set(scalars) | set(figures))
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(told) and all(map(str.startswith, lines, told)), lines
+
+
+def check_report(blocks: list[dict], sweep: Path, logged: set[str]) -> None:
+    """The table of `dtp report`, and panels that name what was logged, of these runs alone, grouped by learner."""
+    runs = read_runs([sweep])
+    texts = [block["content"] for block in blocks if block["type"] == "markdown-block"]
+    assert texts[0] == table(runs, "test") and runs[0]["git_commit"] in texts[1]
+    grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
+    assert len(grids) == len(SECTIONS)
+    for grid in grids:
+        (runset,) = grid["runSets"]
+        assert (runset["project"]["entityName"], runset["project"]["name"]) == ("a", "p")
+        assert runset["filters"]["filters"][0]["value"] == ["together"]
+        assert [key["name"] for key in runset["grouping"]] == ["names.value.learner"]
+    panels = [grid["panelBankSectionConfig"]["panels"] for grid in grids]
+    for inside in panels:
+        assert len({json.dumps(panel["layout"]) for panel in inside}) == len(inside), "no panel hides another"
+    configs = [panel["config"] for inside in panels for panel in inside]
+    shown = {key for config in configs for key in config.get("metrics") or config["mediaKeys"]}
+    assert {"train/loss", "knn/test_acc", "plots/confusion_knn"} <= shown <= logged
 
 
 def test_without_the_extra_it_is_one_line(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +317,7 @@ def test_the_board_without_a_terminal_says_what_to_call(sweep: Path, tmp_path: P
     page = tmp_path / "a page.html"
     page.write_text("")
     command = [sys.executable, "-m", "dtp_lightning.report.board", str(sweep), "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = processes.run(command, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"page     {page.as_uri()}", f"terminal {sys.executable} -m wandb leet {sweep / 'wandb'}"

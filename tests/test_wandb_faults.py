@@ -16,10 +16,14 @@ from pathlib import Path
 
 import pytest
 import wandb
+from conftest import ROOT, composed
 from runs import TINY, during, fail, rows
 from test_pipeline import records
 
-from dtp_lightning.loggers import guarded_wandb
+from dtp_lightning import pipeline
+from dtp_lightning.callbacks import OnlineKNN
+from dtp_lightning.cli.train import presets_of
+from dtp_lightning.loggers import guarded_wandb, identity
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("no_pictures")]
 COMMAND = (*TINY, "logger=wandb")
@@ -45,6 +49,8 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 class Broken:
     """A run of wandb that fails from one of its calls on."""
 
+    id, offline = "abc", True
+
     def __init__(self, call: str) -> None:
         self.call = call
         self.step = 0
@@ -57,7 +63,7 @@ class Broken:
         return called
 
 
-@pytest.mark.parametrize("call", ["init", "define_metric", "log", "finish"])
+@pytest.mark.parametrize("call", ["init", "define_metric", "log", "log_artifact", "finish"])
 def test_every_call_may_fail(
     call: str, run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -186,20 +192,70 @@ def test_its_disk_is_full(run_pipeline: Callable[..., dict], tmp_path: Path, cap
         os.system(f"umount -l {folder / 'wandb'}")
 
 
-def test_a_resumed_run_is_one_group(
-    run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    during(monkeypatch, 2, 1, fail)
-    with pytest.raises(RuntimeError, match="lights"):
-        run_pipeline(*COMMAND, "resume=true")
-    during(monkeypatch, None, 0, fail)
-    run_pipeline(*COMMAND, "resume=true")
+def inspected(folder: Path) -> list[list[dict]]:
+    """The records of each part of an offline run, the first part first, as W&B's own viewer reads them."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     parts = []
-    for offline in sorted((tmp_path / "wandb").glob("offline-run-*")):
+    for offline in sorted((folder / "wandb").glob("offline-run-*")):
         done = subprocess.run([*command, str(offline)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        parts.append(next(r["run"] for r in map(json.loads, done.stdout.splitlines()) if "run" in r))
-    first, second = sorted(parts, key=lambda run: len(run["display_name"]))
-    assert first["run_group"] == second["run_group"] == "mnist5k-cnn4-hinge"
-    assert first["run_id"] != second["run_id"], "W&B cannot append to a run that is not on a server"
-    assert second["display_name"] == f"{first['display_name']}, part 2 of {first['run_id']}"
+        parts.append([json.loads(line) for line in done.stdout.splitlines()])
+    return parts
+
+
+def of_kind(kind: str, records: list[dict]) -> list[dict]:
+    return [record[kind] for record in records if kind in record]
+
+
+def test_a_resumed_run_is_one_run(
+    run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both parts have the same id, and ask the server to go on with it; the best value is that of both."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- loss=hinge\n- learner.target.lr=0.5\n- seed=0\n")
+    values = iter([0.3, 0.9, 0.4, 0.5])
+    monkeypatch.setattr(OnlineKNN, "on_validation_epoch_end", lambda self, trainer, module: module.log(
+        "val/knn_acc", next(values)))  # fmt: skip
+    during(monkeypatch, 2, 1, fail)
+    words = (*COMMAND, "resume=true", "callbacks=[online_knn]", "trainer.num_sanity_val_steps=0")
+    with pytest.raises(RuntimeError, match="lights"):
+        run_pipeline(*words)
+    during(monkeypatch, None, 0, fail)
+    run_pipeline(*words)
+    parts = inspected(tmp_path)
+    first, second = (of_kind("run", part)[0] for part in parts)
+    for key in ("run_id", "display_name", "run_group"):
+        assert first[key] == second[key], key
+    assert first["resume"] and second["resume"], "what `wandb sync` sends asks to append"
+    assert first["display_name"] == "dtp-hinge-cnn4-seed0 learner.target.lr=0.5", "rule, loss, model, seed, settings"
+    assert first["run_group"] == "mnist5k-cnn4-hinge-dtp-4ep learner.target.lr:0.5", "seeds fold together"
+    bests = [
+        [update["update"]["val/knn_acc"] for update in of_kind("summary", part) if "val/knn_acc" in update["update"]]
+        for part in parts
+    ]
+    assert [best["max"] for best in bests[0]] == [pytest.approx(0.3), pytest.approx(0.9)]
+    assert bests[1][-1] == {"last": pytest.approx(0.5), "max": pytest.approx(0.9)}, "W&B's own begins anew"
+
+
+@pytest.mark.parametrize("system", [True, False])
+def test_system_statistics_can_be_turned_off(system: bool, run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    run_pipeline(*COMMAND, f"logger.wandb.system={str(system).lower()}", "trainer.max_epochs=1")
+    (part,) = inspected(tmp_path)
+    assert bool(of_kind("stats", part)) == system
+
+
+def test_tags_and_notes_are_the_presets(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    presets = presets_of("bp_vs_dtp", "paper_table1", [ROOT / "sweeps", ROOT / "conf"])
+    words = (*COMMAND, "trainer.max_epochs=1", "logger.wandb.tags=[mine]")
+    pipeline.run(*composed(*words), tmp_path, presets)
+    (part,) = inspected(tmp_path)
+    (run,) = of_kind("run", part)
+    assert sorted(run["tags"]) == ["bp_vs_dtp", "mine", "paper_table1"]
+    assert run["notes"].startswith("The comparison this project is about") and "Table 1" in run["notes"]
+    assert presets_of("train", None, [ROOT / "conf"]) == {}
+
+
+def test_long_names_stay_apart() -> None:
+    names = {"learner": "dtp", "loss": "hinge", "model": "cnn4", "dataset": "mnist5k"}
+    one, other = (identity.cell_of({**names, "settings": "a=1 " * 50 + last}, 4) for last in ("b=1", "b=2"))
+    assert one != other and len(one) == len(other) == identity.LONGEST
+    assert identity.cell_of({**names, "settings": "experiment=table1/bp"}, None).endswith("experiment:table1.bp")

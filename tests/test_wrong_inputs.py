@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import ROOT
@@ -43,8 +43,8 @@ def test_the_page_lists_them_all() -> None:
 
 
 def test_tracebacks_on_request(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(ROOT / "train.py"), "learner=dpt"],
-        cwd=tmp_path, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, timeout=120,
     )  # fmt: skip
     assert done.returncode != 0 and "Traceback" in done.stderr

@@ -22,7 +22,7 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     entry.load()
-    from dtp_lightning import pipeline
+    from dtp_lightning.cli import evaluate_checkpoint
     from dtp_lightning.errors import DataError
     from dtp_lightning.runs.checkpoint_io import newest
 
@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
             if found is None:
                 raise DataError(f"checkpoint={path}: no run folder; a run leaves {paths.CHECKPOINT} in its own")
             cfg.checkpoint = str(found)
-    pipeline.evaluate(cfg, runtime.choices, Path(runtime.output_dir), cwd)
+    evaluate_checkpoint.evaluate(cfg, runtime.choices, Path(runtime.output_dir), cwd)
 
 
 main = hydra.main(config_path=str(paths.conf()), config_name="evaluate", version_base="1.3")(task)

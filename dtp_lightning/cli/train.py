@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import hydra
@@ -25,9 +27,31 @@ def run(cfg: DictConfig) -> float | None:
     entry.load()
     from dtp_lightning import pipeline
 
-    runtime = HydraConfig.get().runtime
-    figures = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir))
+    hydra_config = HydraConfig.get()
+    runtime = hydra_config.runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    presets = presets_of(hydra_config.job.config_name, runtime.choices.get("experiment"), folders)
+    figures = pipeline.run(cfg, runtime.choices, Path(runtime.output_dir), presets)
     return next((value for key, value in figures.items() if key.endswith("/val_acc")), None)
+
+
+def presets_of(config_name: str | None, experiment: str | None, folders: Sequence[Path]) -> dict[str, str]:
+    """Name of the sweep and of the preset, where there are -> the comment that its file begins with.
+
+    Args:
+        config_name: of the configuration; other than "train" it is a sweep's.
+        experiment: the chosen preset.
+        folders: where Hydra looks for configurations.
+    """
+    chosen = [config_name if config_name != "train" else None, f"experiment/{experiment}" if experiment else None]
+    presets = {}
+    for name in filter(None, chosen):
+        path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+        lines = path.read_text(encoding="utf-8").splitlines() if path else []
+        comments = takewhile(lambda line: line.startswith("#"), lines)
+        said = [line.removeprefix("#").strip() for line in comments if not line.startswith("# @package")]
+        presets[name.removeprefix("experiment/")] = "\n".join(said)
+    return presets
 
 
 main = hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(task)

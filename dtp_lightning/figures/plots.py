@@ -29,12 +29,13 @@ def plot_views(images: Tensor, views: Tensor, path: Path) -> None:
     """
     rows = [("image", images.float() / 255), *((f"view {v}", view) for v, view in enumerate(views))]
     figure = Figure(figsize=(0.9 * images.shape[0] + 0.8, 0.95 * len(rows) + 0.1))
-    grid = figure.subplots(len(rows), images.shape[0], squeeze=False)
-    for (name, batch), axes in zip(rows, grid, strict=True):
-        for axis, picture in zip(axes, batch, strict=True):
-            axis.imshow(picture.permute(1, 2, 0).squeeze(-1).cpu().numpy().clip(0, 1), cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(name)
+    gap = max(1, images.shape[-1] // 16)  # in pixels, and a grey that neither white nor black images run into
+    for (name, batch), axis in zip(rows, figure.subplots(len(rows), squeeze=False)[:, 0], strict=True):
+        framed = np.pad(batch.cpu().numpy(), [(0, 0), (0, 0), (gap, gap), (gap, gap)], constant_values=0.8)
+        strip = np.concatenate([*framed], axis=-1).transpose(1, 2, 0)  # one picture: axes take long to draw
+        axis.imshow(strip.squeeze(-1) if strip.shape[-1] == 1 else strip.clip(0, 1), cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[], ylabel=name)
+        axis.spines[:].set_visible(False)
     save(figure, path)
 
 

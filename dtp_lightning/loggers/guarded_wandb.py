@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
+
+from dtp_lightning.loggers.predictions import Predictions
+from dtp_lightning.loggers.wandb_media import encoder_artifact, media_of, staged_in
+from dtp_lightning.runtime.files import metric_rows
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +24,23 @@ INIT_TIMEOUT, FINISH_TIMEOUT = 20.0, 60.0
 """Seconds to wait for the server at the start of a run, and for the upload at its end (the files stay on disk)."""
 MIN_FREE_BYTES = 2**20
 """Below this free space the disk counts as full; W&B's process does not report a full disk."""
+BETTER: dict[str, Literal["max", "min"]] = {r"val/.*_acc(/.*)?": "max", r"val/loss": "min"}
+"""Names of quantities whose best value is in W&B's summary, beside the last -> which is better."""
+
+
+def better(name: str) -> Literal["max", "min"] | None:
+    """Whether larger or smaller values of a quantity are better; None if neither is."""
+    return next((which for pattern, which in BETTER.items() if re.fullmatch(pattern, name)), None)
+
+
+def bests_of(metrics_csv: Path) -> dict[str, float]:
+    """The best value so far of each quantity of :data:`BETTER` in a metrics.csv; none without the file."""
+    bests: dict[str, float] = {}
+    for row in metric_rows(metrics_csv)[0]:
+        for name, text in row.items():
+            if text and (which := better(name)) and math.isfinite(value := float(text)):
+                bests[name] = (max if which == "max" else min)(bests.get(name, value), value)
+    return bests
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -26,20 +49,70 @@ class GuardedWandbLogger(WandbLogger):
     Args:
         run: a ``wandb.Run``.
         folder: the run folder.
+        tables: whether predictions are logged, as tables and confusion matrices.
+        encoder: whether the exported encoder is logged, as an artifact.
     """
 
-    def __init__(self, run: Any, folder: Path) -> None:
+    def __init__(self, run: Any, folder: Path, *, tables: bool = True, encoder: bool = True) -> None:
         super().__init__(experiment=run, save_dir=str(folder))
+        self._tables = tables
+        self.wants_encoder = encoder
         self._folder = folder
         self._failed = False
+        self._before = bests_of(folder / "metrics.csv")  # W&B's own maxima begin anew where a run is resumed
+        self._defined: set[str] = set()
 
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's."""
-        self._call(super().log_metrics, *args, **kwargs)
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """As Lightning's; the summary has the best value of those that have one (:data:`BETTER`)."""
+        self._call(self._log_metrics, dict(metrics), step)
+
+    def _log_metrics(self, metrics: dict[str, Any], step: int | None) -> None:
+        ranked = {name: which for name in metrics if (which := better(name))}
+        for name in ranked.keys() - self._defined:
+            self.experiment.define_metric(name, step_metric="epoch", summary=f"{ranked[name]},last")
+            self._defined.add(name)
+        super().log_metrics(metrics, step)
+        for name in ranked.keys() & self._before.keys():
+            which, value = ranked[name], float(metrics[name])
+            self._before[name] = (max if which == "max" else min)(self._before[name], value)
+            self.experiment.summary.update({name: {which: self._before[name], "last": value}})
 
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's."""
         self._call(super().log_image, *args, **kwargs)
+
+    def log_predictions(self, predictions: Predictions, step: int) -> None:
+        """Log per-class accuracy, misclassified images and confusion matrices, if tables are wanted."""
+        if self._tables and predictions.of:
+            self._call(self._log_predictions, predictions, step)
+
+    def _log_predictions(self, predictions: Predictions, step: int) -> None:
+        with staged_in(self._folder / "wandb"):
+            super().log_metrics(media_of(predictions), step)
+
+    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+        """Log an exported encoder, with the card beside it, as a version of the artifact ``encoder-<run id>``.
+
+        Args:
+            weights: the ``.safetensors`` file.
+            aliases: of the version.
+        """
+        self._call(self._log_encoder, weights, aliases)
+
+    def _log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+        with staged_in(self._folder / "wandb"):
+            run = self.experiment
+            run.log_artifact(encoder_artifact(run.id, weights), aliases=[*aliases])
+
+    def use_encoder(self, name: str) -> None:
+        """Record in W&B's lineage that this run read an encoder; offline, and where there is none, nothing happens.
+
+        Args:
+            name: of the artifact, with its alias.
+        """
+        if not self.experiment.offline:
+            with contextlib.suppress(Exception):
+                self.experiment.use_artifact(name)
 
     def finalize(self, status: str) -> None:
         """As Lightning's."""
@@ -71,24 +144,29 @@ class GuardedWandbLogger(WandbLogger):
             log.warning("W&B failed (%s): this run goes on without it; metrics.csv has everything", brief(error))
 
 
-def start(init: Callable[[str], Any], mode: str, folder: Path) -> Logger:
+def start(init: Callable[[str], Any], mode: str, folder: Path, **wanted: bool) -> Logger:
     """Start a W&B run: offline if online fails, no logger if offline fails too, each with a warning.
 
     Args:
         init: starts a W&B run in a mode (online, offline, disabled).
         mode: the requested mode.
         folder: the run folder.
+        wanted: see :class:`GuardedWandbLogger`.
 
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
     """
+    import wandb
+
     try:
-        return GuardedWandbLogger(init(mode), folder)
+        return GuardedWandbLogger(init(mode), folder, **wanted)
     except Exception as error:
         reason = brief(error)
     if mode == "online":
         with contextlib.suppress(Exception):
-            logger = GuardedWandbLogger(init("offline"), folder)
+            wandb.teardown(exit_code=1)  # its process holds on to the id
+        with contextlib.suppress(Exception):
+            logger = GuardedWandbLogger(init("offline"), folder, **wanted)
             log.warning("W&B could not be reached (%s): logging offline, `wandb sync` later", reason)
             return logger
     log.warning("W&B could not start (%s): this run goes on without it; metrics.csv has everything", reason)

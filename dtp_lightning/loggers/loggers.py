@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from pytorch_lightning.loggers import Logger
 
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
+from dtp_lightning.loggers.predictions import PredictionLogger, Predictions
 
 
 @runtime_checkable
@@ -30,6 +31,16 @@ class FinishableLogger(Protocol):
         Args:
             failed: whether the run raised an error.
         """
+
+
+@runtime_checkable
+class EncoderLogger(Protocol):
+    """A tracker that keeps exported encoders, if it wants to."""
+
+    wants_encoder: bool
+
+    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+        """Log the ``.safetensors`` file, with the card beside it."""
 
 
 class Loggers:
@@ -70,6 +81,29 @@ class Loggers:
             if isinstance(tracker, ImageLogger):
                 for name, path in images.items():
                     tracker.log_image(name, [str(path)], step=step)
+
+    def log_predictions(self, predictions: Predictions, step: int) -> None:
+        """Log what probes predicted to the trackers that show it.
+
+        Args:
+            predictions: of the test split.
+            step: number of training batches.
+        """
+        for tracker in self.trackers:
+            if isinstance(tracker, PredictionLogger):
+                tracker.log_predictions(predictions, step)
+
+    def log_encoder(self, export: Callable[[], Mapping[Path, Sequence[str]]]) -> None:
+        """Log encoders to the trackers that want them; where none does, nothing is exported.
+
+        Args:
+            export: writes them; file of weights -> aliases.
+        """
+        wanting = [t for t in self.trackers if isinstance(t, EncoderLogger) and t.wants_encoder is True]
+        if wanting:
+            for weights, aliases in export().items():
+                for tracker in wanting:
+                    tracker.log_encoder(weights, aliases)
 
     def close(self, *, failed: bool) -> None:
         """Close all loggers, so that the next job of a multirun starts its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,15 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.loggers import guarded_wandb
+from dtp_lightning.loggers.identity import identify, tags_of
 
 log = logging.getLogger(__name__)
 
+WANDB = "dtp_lightning.loggers.trackers.wandb_logger"
+"""``_target_`` of :func:`wandb_logger`."""
 STEP = "trainer/global_step"  # name of the number of batches in Lightning's WandbLogger
+NAMES = ("learner", "loss", "model", "dataset", "evaluated_on", "trained_run")
+"""What W&B's configuration has below ``names``, to group and filter by."""
 
 
 def wandb_logger(
@@ -28,41 +33,56 @@ def wandb_logger(
     mode: Literal["auto", "online", "offline"] = "auto",
     group: str | None = None,
     tags: list[str] | None = None,
+    notes: str | None = None,
     entity: str | None = None,
+    system: bool = True,
+    tables: bool = True,
+    encoder: bool = True,
 ) -> Logger:
-    """Start a W&B run; its group is the task, its job type the learner. A resumed run is another run of the group.
+    """Start a W&B run, or go on with the one of this folder: its id stays over a resume, online and offline.
 
     W&B never stops a training: see :mod:`dtp_lightning.loggers.guarded_wandb`.
 
     Args:
         folder: run folder; W&B writes to its subfolder ``wandb/``.
-        names: chosen group options (learner, loss, model, dataset).
+        names: chosen group options (learner, loss, model, dataset); where there are any, ``settings`` (what else the
+            command line set), ``preset`` (names of presets), ``notes`` (what they say of themselves), and of an
+            evaluation ``evaluated_on``, ``trained_run`` (id of the run that trained) and ``encoder`` (its artifact).
         config: the configuration, nested plain values, so that W&B can filter by each of them.
-        project, tags, entity: of W&B.
-        group: of W&B; default dataset-model-loss, to compare learners and seeds.
+        project, entity: of W&B.
+        group: of W&B; default: the cell, so that seeds fold together.
+        tags: of W&B, beside the presets' names.
+        notes: of W&B; default: what the presets say of themselves, and the settings.
         mode: ``auto`` is online for a user who is logged in (or set WANDB_MODE), else offline.
+        system: measure the use of CPU, GPU, memory and disk, every 15 s.
+        tables: log what the probes predicted: per-class accuracy, misclassified images, confusion matrices.
+        encoder: log the exported encoder with its card as an artifact.
 
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
     """
     import wandb
 
-    previous_runs = sorted(path.name for path in (folder / "wandb").glob("*run-*"))
+    identity = identify(folder, names, config, project, entity, group)
+    identity.write(folder)
 
     def init(mode: str) -> Any:
         run = wandb.init(
-            project=project,
-            entity=entity,
+            project=identity.project,
+            entity=identity.entity,
             dir=str(folder),
-            name=f"{names['learner']}-{names['loss']}{_resume_suffix(previous_runs)}",
-            group=group_of(names, group),
-            job_type=names["learner"],
-            tags=tags,
-            config=dict(config),
+            id=identity.id,
+            resume="allow",
+            name=identity.name,
+            group=identity.group,
+            job_type="evaluation" if names.get("evaluated_on") else "train",
+            tags=tags_of(names, tags),
+            notes=notes or "\n\n".join(names[key] for key in ("notes", "settings") if names.get(key)) or None,
+            config={**config, "names": {key: names[key] for key in NAMES if names.get(key)}},
             mode=mode,  # type: ignore[arg-type]
             reinit="finish_previous",  # a job of a multirun must not write to the run of the job before
             settings=wandb.Settings(
-                silent=True, console="off", x_disable_stats=True,
+                silent=True, console="off", x_disable_stats=not system,
                 init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
             ),
         )  # fmt: skip
@@ -71,17 +91,10 @@ def wandb_logger(
         run.define_metric("val/*", step_metric="epoch")
         return run
 
-    return guarded_wandb.start(init, _resolve_mode(mode), folder)
-
-
-def _resume_suffix(previous_runs: Sequence[str]) -> str:
-    """Suffix of the name of a resumed run, as W&B cannot append offline: ``, part 2 of <id of the first>``."""
-    return f", part {len(previous_runs) + 1} of {previous_runs[0].rpartition('-')[2]}" if previous_runs else ""
-
-
-def group_of(names: Mapping[str, str], given: str | None) -> str:
-    """The W&B group of a run: the given one, else dataset-model-loss."""
-    return given or "{dataset}-{model}-{loss}".format(**names)
+    logger = guarded_wandb.start(init, _resolve_mode(mode), folder, tables=tables, encoder=encoder)
+    if isinstance(logger, guarded_wandb.GuardedWandbLogger) and names.get("encoder"):
+        logger.use_encoder(names["encoder"])
+    return logger
 
 
 class TensorBoardTracker(TensorBoardLogger):

@@ -219,9 +219,14 @@ def features_of(network: Network, images: Images, batch_size: int = 1000) -> Ten
         batch_size: images a forward pass.
     """
     device, training = next(network.parameters()).device, network.training
-    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    features: Tensor | None = None
     network.eval()
     try:
-        return torch.cat([network.features(b.to(device).float() / 255).float().cpu() for b in guard.checked(batches)])
+        for start in guard.checked(range(0, len(images), batch_size)):
+            rows = network.features(images[start : start + batch_size].to(device).float() / 255)
+            if features is None:  # filled row by row: wide features of many images fit the memory once, not twice
+                features = torch.empty(len(images), rows.shape[1])
+            features[start : start + batch_size] = rows
     finally:
         network.train(training)
+    return torch.empty(0, 0) if features is None else features

@@ -30,6 +30,7 @@ class Checkpoint:
         images: what the encoder was made for: the numbers of an :class:`dtp_lightning.data.images.ImageSpec`.
         classes: of the pre-training data; empty where it had no labels.
         epochs: that were completed.
+        step: number of training batches.
         weights: state of the network.
     """
 
@@ -39,6 +40,7 @@ class Checkpoint:
     images: dict[str, Any]
     classes: list[str]
     epochs: int
+    step: int
     weights: Mapping[str, Tensor]
 
     @classmethod
@@ -52,7 +54,7 @@ class Checkpoint:
             raise DataError(f"checkpoint={path}: no such file; a run leaves <run folder>/checkpoints/last.ckpt")
         stored = load(path)
         try:
-            run, epochs = stored["hyper_parameters"], epochs_of(stored)
+            run, epochs, step = stored["hyper_parameters"], epochs_of(stored), int(stored["global_step"])
             check_plain(run, path)
             weights = {k.removeprefix(MODEL): v for k, v in stored["state_dict"].items() if k.startswith(MODEL)}
             names = {group: str(run["names"][group]) for group in NAMED}
@@ -62,7 +64,7 @@ class Checkpoint:
                 raise ValueError("no size of an image")
             if any(weight.untyped_storage().nbytes() < weight.nbytes for weight in weights.values()):
                 raise ValueError("a weight that is larger than what is stored of it")
-            return cls(path, names, config, images, list(run["classes"]), epochs, weights)
+            return cls(path, names, config, images, list(run["classes"]), epochs, step, weights)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"checkpoint={path} is damaged, or not a checkpoint of train.py") from error
 

@@ -1,0 +1,71 @@
+"""What the probes of an encoder said of each test image, for trackers that show more than numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+SHOWN = 32
+"""Misclassified images of each probe that are shown at most, evenly spaced over all of them."""
+
+
+class Readable(Protocol):
+    """Images uint8 (N, C, H, W) that are read when they are indexed by int64 (M,)."""
+
+    def __getitem__(self, index: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Classes that probes predicted for the test split.
+
+    Attributes:
+        images: of the test split.
+        labels: int64 (N,) in 0..K-1.
+        classes: names of the K classes.
+        of: probe -> predicted classes, int64 (N,).
+    """
+
+    images: Readable
+    labels: Tensor
+    classes: Sequence[str]
+    of: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, probe: str, predicted: Tensor) -> None:
+        """Keep what a probe predicted."""
+        self.of[probe] = predicted
+
+    def per_class(self) -> list[tuple[str, str, int, float]]:
+        """Rows (probe, class, number of test images, accuracy in [0, 1]); classes without test images are left out."""
+        rows = []
+        for probe, predicted in self.of.items():
+            right = predicted == self.labels
+            for label, name in enumerate(self.classes):
+                inside = self.labels == label
+                if count := int(inside.sum()):
+                    rows.append((probe, name, count, right[inside].double().mean().item()))
+        return rows
+
+    def misclassified(self, probe: str) -> tuple[Tensor, list[str], list[str]]:
+        """Some of the images that a probe got wrong: uint8 (M, C, H, W), their classes, and those it predicted."""
+        predicted = self.of[probe]
+        wrong = (predicted != self.labels).nonzero().flatten()
+        wrong = wrong[:: max(1, -(-len(wrong) // SHOWN))]
+        label, said = ([self.classes[i] for i in classes[wrong].tolist()] for classes in (self.labels, predicted))
+        return self.images[wrong], label, said
+
+
+@runtime_checkable
+class PredictionLogger(Protocol):
+    """A tracker that shows predictions."""
+
+    def log_predictions(self, predictions: Predictions, step: int) -> None:
+        """Log them.
+
+        Args:
+            predictions: of an encoder's probes.
+            step: number of training batches.
+        """
