@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from runs import figures
 
+from dtp_lightning.cli import entry
 from dtp_lightning.cli.sweep import SweepProgress, clock, expectation, jobs_of
 from dtp_lightning.config.keys import WHERE_DATA_LIES
 from dtp_lightning.config.schema import checked
@@ -167,3 +168,11 @@ def test_what_a_wandb_agent_would_call(path: Path) -> None:
     checked(composed(*words[2:])[0])
     evaluation, metric = sweep["metric"]["name"].split("/")[0], sweep["metric"]["name"].split("/")[-1]
     assert evaluation in composed()[0].evaluation and metric == "val_acc", "chosen on validation"
+
+
+def test_a_killed_worker_is_said_in_one_line() -> None:
+    """What joblib raises when the system kills one of its processes."""
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    said = entry._explain(TerminatedWorkerError("The exit codes of the workers are {SIGKILL(-9)}"), "train")
+    assert said and said.startswith("a process that ran jobs was killed") and "\n" not in said
