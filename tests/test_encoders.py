@@ -39,7 +39,7 @@ def test_a_published_encoder_is_what_the_page_says(name: str) -> None:
     assert features.shape == (3, int(row["features"])) and features.dtype == torch.float32 and features.isfinite().all()
     assert encoder.card["sha256"].startswith(row["sha256"]) and len(row["sha256"]) == 12
     assert encoder.card["learner"] == row["learner"] and encoder.card["git_commit"].startswith(row["commit"])
-    assert encoder.card["license"] and not encoder.card["git_commit"].endswith("dirty")
+    assert encoder.card["license"] and not encoder.card["exported_by"]["git_commit"].endswith("dirty")
     assert name == f"{encoder.card['dataset']}-{encoder.card['loss']}-{encoder.card['learner']}"
 
 
