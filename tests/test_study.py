@@ -17,10 +17,10 @@ from dtp_lightning.report.cells import cells_of
 from dtp_lightning.report.page import write_page
 from dtp_lightning.report.page_figures import MOST, MOST_TASKS, figures, left_out
 from dtp_lightning.report.text import conclusions, differences, table
-from dtp_lightning.runs.metrics import metrics_of
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.status import failures
 from dtp_lightning.runs.stored import read_yaml
+from dtp_lightning.runtime.metrics import metrics_of
 
 RULES, RATES, SEEDS = ("bp", "dtp", "fa", "tp"), 10, 5
 opened: Counter[str] | None = None

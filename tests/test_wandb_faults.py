@@ -150,6 +150,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTT
     running.server_close()
 
 
+def test_a_run_that_failed_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beside a run that is open W&B's login does nothing: the next job of a sweep would log offline and not say so."""
+    run = wandb.init(mode="offline", dir=str(tmp_path))
+    logger = guarded_wandb.GuardedWandbLogger(run, tmp_path)
+    monkeypatch.setattr(type(run), "log", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no")))
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    assert wandb.run is not None
+    logger.finish(failed=False)
+    assert wandb.run is None
+
+
 def test_the_server_dies_in_the_middle(
     server: http.server.ThreadingHTTPServer, run_pipeline: Callable[..., dict], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

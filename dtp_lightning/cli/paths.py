@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 from dtp_lightning.errors import ConfigError
@@ -74,3 +75,9 @@ def resolve_last(words: Iterable[str], having: str, options: Iterable[str] = ())
         resolved.append(str(last_run(having)) if word == LAST and not taken else word)
         taken = word in options
     return resolved
+
+
+def comment_of(path: Path) -> list[str]:
+    """Lines of the comment that a configuration file begins with, without Hydra's ``@package``."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return [line.removeprefix("#").strip() for line in lines if not line.startswith("# @package")]

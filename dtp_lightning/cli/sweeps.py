@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import takewhile
 from pathlib import Path
 
 from dtp_lightning.cli import entry, paths
@@ -18,9 +17,7 @@ def known(folder: Path | None = None) -> dict[str, str]:
     """Name of every sweep -> the first sentence of its file."""
     sentences = {}
     for path in sorted((folder or paths.sweeps()).glob("*.yaml")):
-        lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-        comment = " ".join(line.removeprefix("#").strip() for line in lines)
-        sentences[path.stem] = re.split(r"(?<=[.?])\s", comment)[0]
+        sentences[path.stem] = re.split(r"(?<=[.?])\s", " ".join(paths.comment_of(path)))[0]
     return sentences
 
 

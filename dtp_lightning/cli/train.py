@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 
 import hydra
@@ -47,10 +46,7 @@ def presets_of(config_name: str | None, experiment: str | None, folders: Sequenc
     presets = {}
     for name in filter(None, chosen):
         path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
-        lines = path.read_text(encoding="utf-8").splitlines() if path else []
-        comments = takewhile(lambda line: line.startswith("#"), lines)
-        said = [line.removeprefix("#").strip() for line in comments if not line.startswith("# @package")]
-        presets[name.removeprefix("experiment/")] = "\n".join(said)
+        presets[name.removeprefix("experiment/")] = "\n".join(paths.comment_of(path)) if path else ""
     return presets
 
 

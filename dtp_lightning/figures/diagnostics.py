@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from dtp_lightning.figures.plots import COLOURS, names_in, save, steps_per_epoch, style_axis
-from dtp_lightning.runtime.files import read_rows
-
-Rows = Sequence[dict[str, str]]
+from dtp_lightning.figures.plots import COLOURS, save, style_axis
+from dtp_lightning.runtime.metrics import Metrics, metrics_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ def plot_diagnostics(metrics: Path, path: Path, title: str) -> None:
         path: PNG file to write.
         title: above the figure.
     """
-    rows = read_rows(metrics)
-    names = [name.removeprefix("diagnostics/") for name in names_in(rows) if name.startswith("diagnostics/")]
+    read = metrics_of(metrics)
+    names = [name.removeprefix("diagnostics/") for name in read.names if name.startswith("diagnostics/")]
     panels = [
         (panel, [n for n in names if n.startswith(panel.prefix) and n.endswith(panel.suffix)]) for panel in PANELS
     ]
@@ -70,10 +68,10 @@ def plot_diagnostics(metrics: Path, path: Path, title: str) -> None:
     figure = Figure(figsize=(4.3 * num_columns, 3.1 * num_rows + 0.7), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     handles: dict[str, Artist] = {}
-    per_epoch = steps_per_epoch(rows)
-    end = max(int(row["step"]) for row in rows if any(row.get(f"diagnostics/{n}") for n in names)) / per_epoch
+    per_epoch = read.steps_per_epoch
+    end = max(step for name in names for step, _ in read.points(f"diagnostics/{name}")) / per_epoch
     for axis, (panel, columns) in zip(grid, panels, strict=False):
-        lines = _draw(axis, panel, columns, rows, per_epoch)
+        lines = _draw(axis, panel, columns, read, per_epoch)
         axis.set_xlim(-0.02 * max(end, 1), 1.02 * max(end, 1))
         if "stage" in columns[0]:
             handles |= lines
@@ -89,7 +87,7 @@ def plot_diagnostics(metrics: Path, path: Path, title: str) -> None:
     save(figure, path)
 
 
-def _draw(axis: Axes, panel: Panel, columns: Sequence[str], rows: Rows, per_epoch: float) -> dict[str, Artist]:
+def _draw(axis: Axes, panel: Panel, columns: Sequence[str], read: Metrics, per_epoch: float) -> dict[str, Artist]:
     """Plot one line for each column; returns the lines by label."""
     handles: dict[str, Artist] = {}
     for position, column in enumerate(columns):
@@ -100,7 +98,7 @@ def _draw(axis: Axes, panel: Panel, columns: Sequence[str], rows: Rows, per_epoc
         label = f"stage {index + 1}" if is_stage else label
         name = f"diagnostics/{column}"
         # a row at step s describes the weights after s batches
-        points = [(int(row["step"]) / per_epoch, float(row[name])) for row in rows if row.get(name)]
+        points = [(step / per_epoch, value) for step, value in read.points(name)]
         marker = "o" if len(points) < 30 else ""
         (handles[label],) = axis.plot(
             *zip(*points, strict=True), color=COLOURS[index % len(COLOURS)], label=label, lw=1.8, marker=marker, ms=3.5

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dtp_lightning.runtime.files import read_rows
+from dtp_lightning.runtime.metrics import metrics_of
 
 if TYPE_CHECKING:  # a report draws without torch, which takes seconds
     from torch import Tensor
@@ -46,8 +46,8 @@ def plot_curves(metrics: Path, path: Path) -> None:
         metrics: metrics.csv of a run; without this file there is no figure.
         path: PNG file to write.
     """
-    rows = read_rows(metrics)
-    names = names_in(rows)
+    read = metrics_of(metrics)
+    names, per_epoch = read.names, read.steps_per_epoch
     panels = [
         ("objective", [n for n in names if n in ("train/loss", "val/loss")], "linear"),
         ("validation k-NN accuracy", [n for n in names if n == "val/knn_acc"], "linear"),
@@ -62,10 +62,9 @@ def plot_curves(metrics: Path, path: Path) -> None:
     if not panels:
         return
     figure = Figure(figsize=(4.2 * len(panels), 3.2))
-    per_epoch = steps_per_epoch(rows)
     for axis, (title, columns, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, colour in zip(columns, COLOURS, strict=False):
-            points = [((int(row["step"]) + 1) / per_epoch, float(row[name])) for row in rows if row.get(name)]
+            points = [((step + 1) / per_epoch, value) for step, value in read.points(name)]
             axis.plot(
                 *zip(*points, strict=True),
                 color=colour,
@@ -73,16 +72,11 @@ def plot_curves(metrics: Path, path: Path) -> None:
                 marker="o",
                 ms=2.5,
             )
-        above = any(float(row[name]) > 0 for row in rows for name in columns if row.get(name))
+        above = any(value > 0 for name in columns for _, value in read.points(name))
         style_axis(axis, title, scale if above else "linear")
         if len(columns) > 1:
             axis.legend(frameon=False)
     save(figure, path)
-
-
-def names_in(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Names of the metrics that have a value in any row, sorted."""
-    return sorted({name for row in rows for name, value in row.items() if value} - {"epoch", "step"})
 
 
 def style_axis(axis: Axes, title: str, scale: str = "linear") -> None:
@@ -90,12 +84,6 @@ def style_axis(axis: Axes, title: str, scale: str = "linear") -> None:
     axis.set(title=title, xlabel="epoch", yscale=scale)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
-
-
-def steps_per_epoch(rows: Sequence[dict[str, str]]) -> float:
-    """Batches per epoch, from the last row with a validation loss, which is logged at the last batch of its epoch."""
-    ends = [(int(row["step"]) + 1, int(row["epoch"]) + 1) for row in rows if row.get("val/loss")]
-    return ends[-1][0] / ends[-1][1] if ends else 1.0
 
 
 def plot_confusion(labels: Tensor, predicted: Tensor, classes: Sequence[str], title: str, path: Path) -> None:

@@ -57,8 +57,7 @@ class SoftHebb(ForwardOnly):
 
     def local_loss(self, i: int, activity: Tensor) -> Tensor:
         """-log of the winner's share of the softmax, the mean over images and places. It is shown, not descended."""
-        shares = (self.inverse_temperature[i] * in_full(activity)).log_softmax(1).amax(1)
-        return collectives.mean_scalars({"loss": -shares.mean()})["loss"]
+        return winners_loss(soft_winners(in_full(activity), self.inverse_temperature[i]))
 
     @torch.no_grad()
     def combine_gradients(self) -> None:
@@ -79,7 +78,7 @@ class SoftHebb(ForwardOnly):
         y = soft_winners(u, self.inverse_temperature[i])
         trace.vjp(-y.to(trace.y.dtype))
         self.activity[i] = (y * u).sum([d for d in range(u.ndim) if d != 1])  # sum of y_k u_k, (C,)
-        return self.local_loss(i, u)
+        return winners_loss(y)
 
 
 def soft_winners(u: Tensor, inverse_temperature: float) -> Tensor:
@@ -91,6 +90,11 @@ def soft_winners(u: Tensor, inverse_temperature: float) -> Tensor:
     y = -(inverse_temperature * u).softmax(1)
     winner = u.argmax(1, keepdim=True)
     return y.scatter(1, winner, -y.gather(1, winner))
+
+
+def winners_loss(y: Tensor) -> Tensor:
+    """-log of the winner's share, the mean over images, those of all processes, and places, of y (N, C, ...)."""
+    return collectives.mean_scalars({"loss": -y.amax(1).log().mean()})["loss"]
 
 
 def rates(weight: Tensor, power: float) -> Tensor:

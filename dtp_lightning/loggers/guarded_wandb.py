@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import re
@@ -16,7 +17,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.loggers.wandb_media import encoder_artifact, media_of, staged_in
-from dtp_lightning.runtime.files import metric_rows
+from dtp_lightning.runtime.metrics import metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ MIN_FREE_BYTES = 2**20
 BETTER: dict[str, Literal["max", "min"]] = {r"val/.*_acc(/.*)?": "max", r"val/loss": "min"}
 """Names of quantities whose best value is in W&B's summary, beside the last -> which is better."""
 
+BEST: dict[str, Callable[[float, float], float]] = {"max": max, "min": min}
+
 
 def better(name: str) -> Literal["max", "min"] | None:
     """Whether larger or smaller values of a quantity are better; None if neither is."""
@@ -35,11 +38,11 @@ def better(name: str) -> Literal["max", "min"] | None:
 
 def bests_of(metrics_csv: Path) -> dict[str, float]:
     """The best value so far of each quantity of :data:`BETTER` in a metrics.csv; none without the file."""
-    bests: dict[str, float] = {}
-    for row in metric_rows(metrics_csv)[0]:
-        for name, text in row.items():
-            if text and (which := better(name)) and math.isfinite(value := float(text)):
-                bests[name] = (max if which == "max" else min)(bests.get(name, value), value)
+    read, bests = metrics_of(metrics_csv), {}
+    for name in read.names:
+        values = [value for _, value in read.points(name) if math.isfinite(value)]
+        if values and (which := better(name)):
+            bests[name] = functools.reduce(BEST[which], values)
     return bests
 
 
@@ -74,7 +77,7 @@ class GuardedWandbLogger(WandbLogger):
         super().log_metrics(metrics, step)
         for name in ranked.keys() & self._before.keys():
             which, value = ranked[name], float(metrics[name])
-            self._before[name] = (max if which == "max" else min)(self._before[name], value)
+            self._before[name] = BEST[which](self._before[name], value)
             self.experiment.summary.update({name: {which: self._before[name], "last": value}})
 
     def log_image(self, *args: Any, **kwargs: Any) -> None:
@@ -130,6 +133,7 @@ class GuardedWandbLogger(WandbLogger):
         if self._failed:  # W&B's process may have died: the next job starts another
             with contextlib.suppress(Exception):
                 wandb.teardown(exit_code=1)
+            wandb.run = None  # beside a run that did not end the next job's login would do nothing
         elif _disk_is_full(self._folder / "wandb"):
             log.warning("the disk is full: what W&B keeps below %s may be incomplete", self._folder / "wandb")
 

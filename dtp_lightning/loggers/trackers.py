@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.loggers import guarded_wandb
-from dtp_lightning.loggers.identity import identify, tags_of
+from dtp_lightning.loggers.identity import Identity, identify, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -61,40 +63,42 @@ def wandb_logger(
     Returns:
         The logger; Lightning's ``DummyLogger`` if W&B could not start.
     """
-    import wandb
-
     identity = identify(folder, names, config, project, entity, group)
     identity.write(folder)
 
-    def init(mode: str) -> Any:
-        run = wandb.init(
-            project=identity.project,
-            entity=identity.entity,
-            dir=str(folder),
-            id=identity.id,
-            resume="allow",
-            name=identity.name,
-            group=identity.group,
-            job_type="evaluation" if names.get("evaluated_on") else "train",
-            tags=tags_of(names, tags),
-            notes=notes or "\n\n".join(names[key] for key in ("notes", "settings") if names.get(key)) or None,
-            config={**config, "names": {key: names[key] for key in NAMES if names.get(key)}},
-            mode=mode,  # type: ignore[arg-type]
-            reinit="finish_previous",  # a job of a multirun must not write to the run of the job before
-            settings=wandb.Settings(
-                silent=True, console="off", x_disable_stats=not system,
-                init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
-            ),
-        )  # fmt: skip
-        run.define_metric(STEP)
-        run.define_metric("*", step_metric=STEP, step_sync=True)
-        run.define_metric("val/*", step_metric="epoch")
-        return run
-
+    init = partial(
+        _init, identity, folder, system,
+        job_type="evaluation" if names.get("evaluated_on") else "train",
+        tags=tags_of(names, tags),
+        notes=notes or "\n\n".join(names[key] for key in ("notes", "settings") if names.get(key)) or None,
+        config={**config, "names": {key: names[key] for key in NAMES if names.get(key)}},
+    )  # fmt: skip
     logger = guarded_wandb.start(init, _resolve_mode(mode), folder, tables=tables, encoder=encoder)
     if isinstance(logger, guarded_wandb.GuardedWandbLogger) and names.get("encoder"):
         logger.use_encoder(names["encoder"])
     return logger
+
+
+def _init(identity: Identity, folder: Path, system: bool, mode: str, **told: Any) -> Any:
+    """Start, or go on with, the run of an identity in a mode (online, offline, disabled); see :func:`wandb_logger`."""
+    import wandb
+
+    run = wandb.init(
+        **asdict(identity),
+        **told,
+        dir=str(folder),
+        resume="allow",
+        mode=mode,  # type: ignore[arg-type]
+        reinit="finish_previous",  # a job of a multirun must not write to the run of the job before
+        settings=wandb.Settings(
+            silent=True, console="off", x_disable_stats=not system,
+            init_timeout=guarded_wandb.INIT_TIMEOUT, finish_timeout=guarded_wandb.FINISH_TIMEOUT,
+        ),
+    )  # fmt: skip
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    run.define_metric("val/*", step_metric="epoch")
+    return run
 
 
 class TensorBoardTracker(TensorBoardLogger):

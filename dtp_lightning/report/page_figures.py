@@ -19,9 +19,9 @@ from dtp_lightning.report.alignment_figure import alignment
 from dtp_lightning.report.angles import mean_angles
 from dtp_lightning.report.cells import Cell, labels_of, main_probe
 from dtp_lightning.report.drawing import INK, STYLE, Drawing, Line, slug
-from dtp_lightning.runs.metrics import metrics_of
 from dtp_lightning.runs.reader import config_of, trained_in
 from dtp_lightning.runs.summary import RANDOM
+from dtp_lightning.runtime.metrics import metrics_of
 
 MOST = 24
 """Lines in a figure; more are not told apart, and take minutes to draw."""

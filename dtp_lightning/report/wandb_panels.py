@@ -11,6 +11,7 @@ from typing import Any
 from dtp_lightning.loggers.identity import Identity
 from dtp_lightning.runs.reader import config_of
 from dtp_lightning.runs.summary import RANDOM, figures_in, scalars_of
+from dtp_lightning.runtime.metrics import metrics_of
 
 SECTIONS = {
     "training": r"train/.*|val/loss|plots/(views|curves)",
@@ -76,12 +77,10 @@ def panels(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Section -> its panels, each of what some run logged; sections of which no run logged anything are not there."""
     from wandb_workspaces.reports import v2 as wr
 
-    from dtp_lightning.figures.plots import names_in
     from dtp_lightning.loggers.trackers import STEP
-    from dtp_lightning.runtime.files import read_rows
 
     folders = [Path(run["folder"]) for run in runs]
-    curves = sorted({name for folder in folders for name in names_in(read_rows(folder / "metrics.csv"))})
+    curves = sorted({name for folder in folders for name in metrics_of(folder / "metrics.csv").names})
     bars = sorted({name for run in runs for name in scalars_of(run)})
     pictures = sorted({name for folder in folders for name in figures_in(folder)})
     bands: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
