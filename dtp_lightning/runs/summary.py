@@ -107,7 +107,7 @@ def closing_table(summary: Mapping[str, Any], folder: Path) -> str:
     if "weights" in summary:
         lines.append(f"evaluated weights {summary['weights']}")
     if summary["epochs"] <= 1:
-        lines.append("one epoch shows that everything works: these figures are no result")
+        lines.append("one epoch shows that everything works; only a rule that learns in one has a result here")
     lines += [f"warning: {warning}" for warning in summary.get("warnings", ())]
     lines.append(f"run folder {folder}")
     rule = "-" * max(map(len, lines))
