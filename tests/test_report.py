@@ -80,9 +80,9 @@ def test_closing_table_shows_random_beside_trained(tmp_path: Path) -> None:
     write_run(tmp_path / "0", "dtp", 0, 0.9)
     shown = closing_table(json.loads((tmp_path / "0" / "summary.json").read_text()), tmp_path)
     assert "linear              50.00     90.00" in shown
-    assert "seed 0, epochs 2" in shown and "no result" not in shown
+    assert "seed 0, epochs 2" in shown and "learns in one" not in shown
     told = json.loads((tmp_path / "0" / "summary.json").read_text())
-    assert "these figures are no result" in closing_table({**told, "epochs": 1}, tmp_path)
+    assert "only a rule that learns in one has a result here" in closing_table({**told, "epochs": 1}, tmp_path)
 
 
 def test_provenance() -> None:
