@@ -2,6 +2,7 @@
 
 from dtp_lightning.learners.base import Learner, StageTrace
 from dtp_lightning.learners.bp import Backprop
+from dtp_lightning.learners.clapp_feedback import ClappFeedback
 from dtp_lightning.learners.direct import DirectFeedback, DirectTraining
 from dtp_lightning.learners.dual_propagation import DualPropagation
 from dtp_lightning.learners.feedback import Feedback, FeedbackTraining, FixedFeedback
@@ -29,6 +30,7 @@ __all__ = [
     "AdamW",
     "AutoencoderFeedback",
     "Backprop",
+    "ClappFeedback",
     "Course",
     "DifferenceReconstruction",
     "DirectFeedback",
