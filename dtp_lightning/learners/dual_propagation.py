@@ -59,6 +59,11 @@ class DyadTrace(StageTrace):
         """Biases and norms: parameters of the stage that are not the linear layer's."""
         return [p for layer in self.parts.between for p in layer.parameters()]
 
+    def release(self) -> None:
+        """Let go of the graph, and of what went down."""
+        self.c = self.a = self.y = self.h
+        self.at_c, self.at_between = None, ()
+
     def mean(self, alpha: float) -> Tensor:
         """What the stage above is given, alpha s+ + (1 - alpha) s-, of h_i's shape."""
         if self.plus is None or self.minus is None:
@@ -147,11 +152,19 @@ class DualPropagation(Learner):
         dyads = [trace for trace in traces if isinstance(trace, DyadTrace)]
         images = len(top) * collectives.world_size()  # that the objective is a mean over
         error = top * (-self.beta * images)
-        for i in self.sweeps:
+        last = {i: step for step, i in enumerate(self.sweeps)}
+        written: set[int] = set()
+        for step, i in enumerate(self.sweeps):
             self._infer(dyads, i, error)
-        for i, dyad in enumerate(dyads):
-            below = dyads[i - 1].mean(self.alpha) if i > 0 else dyad.x
-            write_dyad_gradients(dyad, below, -1 / (self.beta * images))
+            if last[i] != step:
+                continue
+            for k in (i + 1, i):  # whose own states, and those below, are final
+                final = k < len(dyads) and last[k] <= step and (k == 0 or last[k - 1] <= step)
+                if final and k not in written:
+                    below = dyads[k - 1].mean(self.alpha) if k > 0 else dyads[k].x
+                    write_dyad_gradients(dyads[k], below, -1 / (self.beta * images))
+                    written.add(k)
+                    _let_go(dyads, k, written)
         return {}
 
     def _infer(self, dyads: list[DyadTrace], i: int, error: Tensor) -> None:
@@ -172,6 +185,14 @@ class DualPropagation(Learner):
             difference = dyad.plus - dyad.minus
         inputs = [dyad.c, *dyad.between_parameters()]
         dyad.at_c, *dyad.at_between = torch.autograd.grad(dyad.a, inputs, difference, retain_graph=True)
+
+
+def _let_go(dyads: list[DyadTrace], k: int, written: set[int]) -> None:
+    """Of the graph of stage k, whose gradient is written, and of states that no stage above needs any more."""
+    dyads[k].release()
+    for i in (k - 1, k):
+        if i in written and (i + 1 in written or i + 1 == len(dyads)):
+            dyads[i].plus = dyads[i].minus = None
 
 
 def sweeps(stages: int, passes: int, order: Literal["down", "up"]) -> list[int]:
