@@ -23,6 +23,9 @@ from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.status import ended, failures
 from dtp_lightning.runs.stored import read_json
 
+MEASURED = {("mnist5k", "cnn4"): 6.0, ("cifar10", "cnn4"): 170.0, ("cifar10", "cnn4_transposable"): 120.0}
+"""Data set and model -> seconds of an epoch: medians of the runs in results/, of many rules, on two CPU cores."""
+
 running: SweepProgress | None = None
 """The sweep that this process started."""
 
@@ -52,10 +55,13 @@ class SweepProgress(Callback):
         self.began = time.time()
         left = max(self.total - self.before, 0)
         done = f", {self.before} of them ended" if self.before else ""
-        print(f"{self.total} jobs in {config.hydra.sweep.dir}{done}; {expectation(config, left)}", flush=True)
+        jobs = counted(self.total, "job")
+        print(f"{jobs} in {config.hydra.sweep.dir}{done}; {expectation(config, left)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """One line a job."""
+        """One line a job; none for a job that is run alone (``hydra.mode=RUN``, by an agent of W&B)."""
+        if not self.began and not self.total:
+            return
         # a parallel launcher calls a copy of this object in another process: there only the folders know the count
         # (too many, where another sweep works in this folder)
         self.done = max(self.done + 1, min(self.total, ended(self.folder) - self.before))
@@ -80,9 +86,9 @@ class SweepProgress(Callback):
             print(f"page {folder / 'report.html'}", flush=True)
         for job, reason in failed.items():
             print(f"FAILED {job}: {reason}", flush=True)
-        count = f"{len(runs)} of {self.total} jobs finished"
+        count = f"{len(runs)} of {counted(self.total, 'job')} finished"
         if len(runs) > self.total:  # sweeps of other command lines share the folder
-            count = f"{len(runs)} finished runs in this folder, also of other sweeps"
+            count = f"{counted(len(runs), 'finished run')} in this folder, also of other sweeps"
         advice = "; the same command runs the others again" if failed or len(runs) < self.total else ""
         print(f"\n{count}{advice}: dtp report {folder}", flush=True)
 
@@ -106,11 +112,20 @@ def seconds_per_epoch(config: DictConfig, below: Iterable[str] = paths.RUNS) -> 
 
 def expectation(config: DictConfig, jobs: int) -> str:
     """How long so many jobs will take, as far as it can be known before the first."""
-    each, work = seconds_per_epoch(config), f"to run: {jobs} x {config.trainer.max_epochs} epochs"
+    epochs = config.trainer.max_epochs
+    work = f"to run: {jobs} x {counted(epochs, 'epoch')}"
+    each, why = seconds_per_epoch(config), "by the runs that lie here"
+    if each is None and config.trainer.limit_train_batches == 1.0:
+        choices = config.hydra.runtime.choices
+        each, why = MEASURED.get((choices["dataset"], choices["model"])), "on two CPU cores"
     if each is None or {"dataset", "model", "trainer.max_epochs"} & {*swept(config)}:
         return f"{work}; how long they take is said after the first"
-    seconds = jobs * config.trainer.max_epochs * each
-    return f"{work}, about {clock(seconds)} by the runs that lie here, and the probes"
+    return f"{work}, about {clock(jobs * epochs * each)} {why}, and the probes"
+
+
+def counted(number: int, word: str) -> str:
+    """1 job, 2 jobs."""
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def clock(seconds: float) -> str:

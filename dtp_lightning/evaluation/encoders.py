@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.evaluation.health import warnings_of
 from dtp_lightning.figures import plots
+from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.models.network import Network, freeze
 from dtp_lightning.runs.summary import RANDOM
 from dtp_lightning.runtime.signals import guard
@@ -26,7 +26,7 @@ def evaluate_encoders(
     seed: int,
     device: torch.device,
     folder: Path,
-    predicted: Callable[[str, Tensor], object] = lambda name, classes: None,
+    predictions: Predictions,
 ) -> dict[str, Any]:
     """Run every evaluation on both encoders.
 
@@ -37,8 +37,8 @@ def evaluate_encoders(
         seed: of the random numbers of the evaluations.
         device: where features are computed.
         folder: where figures are written.
-        predicted: called with an evaluation's name and the classes, int64 (N,), that it predicted for the test split
-            from the trained encoder, if it predicts any.
+        predictions: gets the classes that evaluations predicted for the test split from the trained encoder, and what
+            they have histograms of.
 
     Returns:
         ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one; ``warnings``,
@@ -54,9 +54,10 @@ def evaluate_encoders(
     for name, found in results.items():
         for prefix, result in found.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
+            predictions.add_histograms(prefix + name, result.histograms)
         _plot(name, found, data, folder)
         if (classes := found[""].test_predictions) is not None:
-            predicted(name, classes)
+            predictions.add(name, classes)
     told = warnings_of(trained, data, metrics)
     return {**metrics, **({"warnings": told} if told else {})}
 
