@@ -175,7 +175,7 @@ class Pictures(DataCallback):
             return self.classes[label] if self.classes else ""
 
         labels, points = self.val.labels.tolist(), seen.points.tolist()
-        rows = []
+        rows: list[tuple[str | int | Picture, ...]] = []
         for image, label, index, cosine in zip(
             self.queries.images[:], self.queries.labels, seen.index, seen.similarity.tolist(), strict=True
         ):
@@ -184,10 +184,9 @@ class Pictures(DataCallback):
             nearest = [Picture(*told) for told in zip(self.bank.images[index], captions, strict=True)]
             rows.append((Picture(image), name(int(label)), int((found == label).sum()), *nearest))
         columns = ["query", "class", "of its class", *(f"nearest {k + 1}" for k in range(self.neighbours))]
+        places = [(name(label), x, y) for label, (x, y) in zip(labels, points, strict=True)]
         return {
-            "tables/embedding_map": Table(
-                ["class", "x", "y"], [(name(label), *point) for label, point in zip(labels, points, strict=True)]
-            ),
+            "tables/embedding_map": Table(["class", "x", "y"], places),
             "tables/neighbours": Table(columns, rows),
         }
 

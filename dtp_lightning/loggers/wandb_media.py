@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dtp_lightning.loggers.predictions import Predictions
@@ -68,7 +69,9 @@ def histograms_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
     """Name -> W&B's histogram."""
     import wandb
 
-    return {name: wandb.Histogram(found.numpy(), num_bins=BINS) for name, found in values.items()}
+    return {
+        name: wandb.Histogram(np_histogram=np.histogram(found.numpy(), bins=BINS)) for name, found in values.items()
+    }
 
 
 def encoder_artifact(run_id: str, weights: Path) -> Any:
