@@ -238,7 +238,7 @@ class Experiment:
             **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
-                self.folder / "plots", predictions.add, measured_by,
+                self.folder / "plots", predictions, measured_by,
             ),
             **cost.summary(),
             "cost/macs_per_image": components.macs_per_image,

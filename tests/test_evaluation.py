@@ -31,6 +31,7 @@ from dtp_lightning.evaluation import (
 from dtp_lightning.evaluation.encoders import evaluate_encoders
 from dtp_lightning.evaluation.layerwise import TruncatedNetwork
 from dtp_lightning.evaluation.linear import fit_probe
+from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.models import conv_net, freeze
 
 EVALUATIONS = options("evaluation")
@@ -262,8 +263,9 @@ def test_the_jobs_of_a_sweep_measure_an_untrained_encoder_once(noise_data: Image
     def found(network: int, measured_by: str) -> dict:
         trained = conv_net(TINY, channels=[4, 6])
         told, cpu = {"it": measured_by}, torch.device("cpu")
+        seen = Predictions(noise_data.test.images, noise_data.test.labels, noise_data.classes)
         return evaluate_encoders(
-            {"it": evaluate}, trained, untrained[network], noise_data, 0, cpu, tmp_path, print, told
+            {"it": evaluate}, trained, untrained[network], noise_data, 0, cpu, tmp_path, seen, told
         )
 
     first = found(0, "seed 0")
