@@ -50,7 +50,7 @@ needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="pip install 'dtp-lightning[dashboard]' to run this"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
-NO_SCALARS = ("_", "plots/", "tables/", "confusion/", STEP, "epoch")
+NO_SCALARS = ("_", "plots/", "tables/", "confusion/", "histograms/", STEP, "epoch")
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -72,16 +72,21 @@ def run(sweep: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
-    """Scalar -> (batches, value), and figure -> batches, as W&B's own reader finds them in the offline run."""
+def wandb_rows(run: Path) -> list[dict[str, Any]]:
+    """What was logged to W&B at each step, as its own reader finds it in the offline run."""
     (offline,) = (run / "wandb").glob("offline-run-*")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
     assert done.returncode == 0, done.stderr
-    rows = [record["history"]["item"] for record in map(json.loads, done.stdout.splitlines()) if "history" in record]
+    return [record["history"]["item"] for record in map(json.loads, done.stdout.splitlines()) if "history" in record]
+
+
+@pytest.fixture(scope="module")
+def in_wandb(wandb_rows: list[dict[str, Any]]) -> tuple[Points, dict[str, int]]:
+    """Scalar -> (batches, value), and figure -> batches."""
     scalars: Points = {}
     figures = {}
-    for row in rows:
+    for row in wandb_rows:
         for name, value in row.items():
             if name.endswith("._type") and value == "images/separated":
                 figures[name.removesuffix("._type")] = row[STEP]
@@ -108,6 +113,38 @@ def test_tensorboard_shows_the_same(run: Path, in_wandb: tuple[Points, dict[str,
             (step, pytest.approx(value, rel=1e-6)) for step, value in scalars[name]
         ], name
     assert {name: events.Images(name)[-1].step for name in events.Tags()["images"]} == figures
+
+
+def test_histograms_are_in_both(run: Path, wandb_rows: list[dict[str, Any]]) -> None:
+    """Of each stage at each drawing, and of distances at the end: as many values as there are."""
+    steps: dict[str, list[int]] = {}
+    counts = {}
+    for row in wandb_rows:
+        for name in (key.removesuffix("._type") for key, value in row.items() if value == "histogram"):
+            steps.setdefault(name, []).append(row[STEP])
+            counts[name] = sum(row[f"{name}.values"])
+    stages = {f"histograms/{kind}/stage{i}" for kind in ("weight", "activation") for i in (1, 2, 3, 4)}
+    assert {name: found for name, found in steps.items() if name in stages} == {name: [4, 8] for name in stages}
+    pairs = {name for name in steps if name.endswith("/positive_pairs")}
+    assert pairs == {f"histograms/{which}distances/{kind}/positive_pairs" for which in ("", "random_encoder/")
+                     for kind in ("l1_distance", "cosine_similarity")}  # fmt: skip
+    assert counts["histograms/weight/stage2"] == 4 * 4 * 9, "convolution of 4 to 4 channels"
+    assert counts["histograms/activation/stage4"] == 50 * 4, "a pixel is left of 28"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(run / "tensorboard"), {"histograms": 0}).Reload()
+    assert {name: [e.step for e in events.Histograms(name)] for name in events.Tags()["histograms"]} == steps
+
+
+def test_neighbours_and_the_map_are_tables(run: Path) -> None:
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    tables = {}
+    for name in ("embedding_map", "neighbours"):
+        (path,) = offline.glob(f"files/media/table/tables/{name}_*.table.json")
+        tables[name] = json.loads(path.read_text())
+    assert tables["embedding_map"]["columns"] == ["class", "x", "y"] and len(tables["embedding_map"]["data"]) == 50
+    assert len(tables["neighbours"]["data"]) == 6 and len(tables["neighbours"]["columns"]) == 3 + 8
+    for query, name, same, *nearest in tables["neighbours"]["data"]:
+        assert query == "Image" and name in "0123456789" and 0 <= same <= len(nearest)
 
 
 @needs_workspaces

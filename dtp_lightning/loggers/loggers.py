@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
 from dtp_lightning.loggers.predictions import PredictionLogger, Predictions
+from dtp_lightning.loggers.tables import HistogramLogger
 
 
 @runtime_checkable
@@ -83,15 +84,17 @@ class Loggers:
                     tracker.log_image(name, [str(path)], step=step)
 
     def log_predictions(self, predictions: Predictions, step: int) -> None:
-        """Log what probes predicted to the trackers that show it.
+        """Log what evaluations found image by image, to the trackers that show it.
 
         Args:
-            predictions: of the test split.
+            predictions: of the test split, and histograms.
             step: number of training batches.
         """
         for tracker in self.trackers:
             if isinstance(tracker, PredictionLogger):
                 tracker.log_predictions(predictions, step)
+            if isinstance(tracker, HistogramLogger) and predictions.histograms:
+                tracker.log_histograms(predictions.histograms, step)
 
     def log_encoder(self, export: Callable[[], Mapping[Path, Sequence[str]]]) -> None:
         """Log encoders to the trackers that want them; where none does, nothing is exported.
