@@ -228,6 +228,8 @@ class Experiment:
         trained, device = components.module.learner.model, trainer.strategy.root_device
         data = components.data
         predictions = Predictions(data.test.images, data.test.labels, data.classes)
+        told = (self.config.images, self.config.augment, self.config.seed, str(device))
+        measured_by = {name: repr((node, *told)) for name, node in self.config.evaluation.items()}
         figures = {
             **self.names,
             "seed": self.config.seed,
@@ -236,7 +238,7 @@ class Experiment:
             **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
-                self.folder / "plots", predictions,
+                self.folder / "plots", predictions, measured_by,
             ),
             **cost.summary(),
             "cost/macs_per_image": components.macs_per_image,

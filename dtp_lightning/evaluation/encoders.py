@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from dtp_lightning.models.network import Network, freeze
 from dtp_lightning.runs.summary import RANDOM
 from dtp_lightning.runtime.signals import guard
 
+REMEMBERED = 32
+"""Untrained encoders whose results a process keeps: those of a sweep with so many seeds, models and data sets."""
+_of_untrained: dict[str, Result] = {}
+
 
 def evaluate_encoders(
     evaluations: Mapping[str, Evaluation],
@@ -27,8 +32,11 @@ def evaluate_encoders(
     device: torch.device,
     folder: Path,
     predictions: Predictions,
+    measured_by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run every evaluation on both encoders.
+
+    The jobs of a sweep share one process, and those of a seed one untrained encoder: it is measured once.
 
     Args:
         evaluations: name -> evaluation.
@@ -39,6 +47,8 @@ def evaluate_encoders(
         folder: where figures are written.
         predictions: gets the classes that evaluations predicted for the test split from the trained encoder, and what
             they have histograms of.
+        measured_by: evaluation's name -> all that decides its result but the weights, as text; an untrained encoder
+            that this process measured under the same text is not measured again.
 
     Returns:
         ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one; ``warnings``,
@@ -48,8 +58,15 @@ def evaluate_encoders(
     results: dict[str, dict[str, Result]] = {name: {} for name in evaluations}
     for prefix, network in networks.items():
         encoder = FrozenEncoder(freeze(network).to(device), data, seed)  # its features go before the next one's come
+        weights = _digest(network) if prefix == RANDOM and measured_by else ""
         for name, evaluate in guard.checked(evaluations.items()):
-            results[name][prefix] = evaluate(encoder)
+            if not weights:
+                results[name][prefix] = evaluate(encoder)
+                continue
+            known = f"{weights} {measured_by[name]}"
+            _of_untrained[known] = results[name][prefix] = _of_untrained.pop(known, None) or evaluate(encoder)
+    for known in list(_of_untrained)[:-REMEMBERED]:
+        del _of_untrained[known]
     metrics: dict[str, float] = {}
     for name, found in results.items():
         for prefix, result in found.items():
@@ -60,6 +77,14 @@ def evaluate_encoders(
             predictions.add(name, classes)
     told = warnings_of(trained, data, metrics)
     return {**metrics, **({"warnings": told} if told else {})}
+
+
+def _digest(network: Network) -> str:
+    """Of the architecture and every weight."""
+    found = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _plot(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:
