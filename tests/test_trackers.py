@@ -51,6 +51,7 @@ needs_workspaces = pytest.mark.skipif(
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
 NO_SCALARS = ("_", "plots/", "tables/", "confusion/", "histograms/", STEP, "epoch")
+TABLES = {f"tables/{name}" for name in ("embedding_map", "misclassified", "neighbours", "per_class")}
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -115,6 +116,13 @@ def test_tensorboard_shows_the_same(run: Path, in_wandb: tuple[Points, dict[str,
     assert {name: events.Images(name)[-1].step for name in events.Tags()["images"]} == figures
 
 
+def shown_in(config: dict[str, Any]) -> list[str]:
+    """Names of what a panel shows: quantities, figures, or a table."""
+    if "panel2Config" in config:
+        return [config["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"]]
+    return config.get("metrics") or config["mediaKeys"]
+
+
 def test_histograms_are_in_both(run: Path, wandb_rows: list[dict[str, Any]]) -> None:
     """Of each stage at each drawing, and of distances at the end: as many values as there are."""
     steps: dict[str, list[int]] = {}
@@ -154,14 +162,15 @@ def test_every_panel_names_what_the_runs_logged(sweep: Path, in_wandb: tuple[Poi
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("someone", "some-project", "a name")
     section = spec["spec"]["section"]
     sections = {s["name"]: s["panels"] for s in section["panelBankConfig"]["sections"]}
-    assert list(sections) == ["training", "probes", "pictures", "alignment", "distances", "cost"]
+    assert list(sections) == ["training", "probes", "pictures", "tables", "alignment", "distances", "cost"]
     shown: dict[str, list[str]] = {}
     for name, panels in sections.items():
         configs = [panel["config"] for panel in panels]
-        shown[name] = [key for config in configs for key in config.get("metrics") or config["mediaKeys"]]
+        shown[name] = [key for config in configs for key in shown_in(config)]
         assert all(config["xAxis"] == STEP for config in configs if "xAxis" in config and "yLogScale" in config)
-    every = [key for keys in shown.values() for key in keys]
     scalars, figures = in_wandb
+    assert {*shown.pop("tables")} == TABLES
+    every = [key for keys in shown.values() for key in keys]
     assert set(every) <= set(scalars) | set(figures)
     curves = {key for key in scalars if key.startswith(("train/", "val/", "diagnostics/"))}
     assert curves | set(figures) <= set(every), "nothing that is logged over time is left out"
@@ -330,8 +339,8 @@ def check_report(blocks: list[dict], sweep: Path, logged: set[str]) -> None:
     for inside in panels:
         assert len({json.dumps(panel["layout"]) for panel in inside}) == len(inside), "no panel hides another"
     configs = [panel["config"] for inside in panels for panel in inside]
-    shown = {key for config in configs for key in config.get("metrics") or config["mediaKeys"]}
-    assert {"train/loss", "knn/test_acc", "plots/confusion_knn"} <= shown <= logged
+    shown = {key for config in configs for key in shown_in(config)}
+    assert {"train/loss", "knn/test_acc", "plots/confusion_knn"} | TABLES <= shown <= logged | TABLES
 
 
 def test_without_the_extra_it_is_one_line(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

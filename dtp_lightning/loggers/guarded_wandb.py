@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,15 @@ from torch import Tensor
 
 from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.loggers.tables import Table
-from dtp_lightning.loggers.wandb_media import encoder_artifact, histograms_of, media_of, staged_in, tables_of
+from dtp_lightning.loggers.wandb_media import (
+    aliases_of,
+    checkpoint_artifact,
+    encoder_artifact,
+    histograms_of,
+    media_of,
+    staged_in,
+    tables_of,
+)
 from dtp_lightning.runtime.metrics import metrics_of
 
 log = logging.getLogger(__name__)
@@ -104,19 +112,22 @@ class GuardedWandbLogger(WandbLogger):
         with staged_in(self._folder / "wandb"):
             super().log_metrics(make(found), step)
 
-    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+    def log_encoder(self, weights: Path, checkpoint: Path) -> None:
         """Log an exported encoder, with the card beside it, as a version of the artifact ``encoder-<run id>``.
+
+        Where its checkpoint lies is a version of ``checkpoint-<run id>``, which is not uploaded.
 
         Args:
             weights: the ``.safetensors`` file.
-            aliases: of the version.
+            checkpoint: that it is from; its name decides the aliases.
         """
-        self._call(self._log_encoder, weights, aliases)
+        self._call(self._log_encoder, weights, checkpoint)
 
-    def _log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+    def _log_encoder(self, weights: Path, checkpoint: Path) -> None:
         with staged_in(self._folder / "wandb"):
-            run = self.experiment
+            run, aliases = self.experiment, aliases_of(checkpoint.stem)
             run.log_artifact(encoder_artifact(run.id, weights), aliases=[*aliases])
+            run.log_artifact(checkpoint_artifact(run.id, checkpoint), aliases=[*aliases])
 
     def use_encoder(self, name: str) -> None:
         """Record in W&B's lineage that this run read an encoder; offline, and where there is none, nothing happens.

@@ -40,8 +40,8 @@ class EncoderLogger(Protocol):
 
     wants_encoder: bool
 
-    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
-        """Log the ``.safetensors`` file, with the card beside it."""
+    def log_encoder(self, weights: Path, checkpoint: Path) -> None:
+        """Log the ``.safetensors`` file, with the card beside it, and where the checkpoint lies that it is from."""
 
 
 class Loggers:
@@ -96,17 +96,17 @@ class Loggers:
             if isinstance(tracker, HistogramLogger) and predictions.histograms:
                 tracker.log_histograms(predictions.histograms, step)
 
-    def log_encoder(self, export: Callable[[], Mapping[Path, Sequence[str]]]) -> None:
+    def log_encoder(self, export: Callable[[], Mapping[Path, Path]]) -> None:
         """Log encoders to the trackers that want them; where none does, nothing is exported.
 
         Args:
-            export: writes them; file of weights -> aliases.
+            export: writes them; file of weights -> checkpoint.
         """
         wanting = [t for t in self.trackers if isinstance(t, EncoderLogger) and t.wants_encoder is True]
         if wanting:
-            for weights, aliases in export().items():
+            for weights, checkpoint in export().items():
                 for tracker in wanting:
-                    tracker.log_encoder(weights, aliases)
+                    tracker.log_encoder(weights, checkpoint)
 
     def close(self, *, failed: bool) -> None:
         """Close all loggers, so that the next job of a multirun starts its own.

@@ -96,6 +96,23 @@ def encoder_artifact(run_id: str, weights: Path) -> Any:
     return artifact
 
 
+def checkpoint_artifact(run_id: str, checkpoint: Path) -> Any:
+    """Where a checkpoint lies, and its MD5 and size: a reference, of which W&B gets no byte.
+
+    Args:
+        run_id: of the W&B run.
+        checkpoint: the file.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(
+        f"checkpoint-{run_id}", type="checkpoint",
+        description="Where the checkpoint lies: dtp evaluate FILE, dtp export FILE, resume=FILE",
+    )  # fmt: skip
+    artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name)
+    return artifact
+
+
 @contextlib.contextmanager
 def staged_in(folder: Path) -> Iterator[None]:
     """Within: files of tables wait in this folder until they are sent, not in the home folder."""
