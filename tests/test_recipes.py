@@ -1,4 +1,4 @@
-"""Recipes of docs/recipes.md by other rules than backprop: composed, built on few channels, stepped; and one whole run."""
+"""The recipes by other rules than backprop: composed, built on few channels, stepped; and one whole run."""
 
 from __future__ import annotations
 
