@@ -31,7 +31,7 @@ from dtp_lightning.learners import (
 )
 from dtp_lightning.learners.reconstruction import LocalDifference
 from dtp_lightning.learners.target_propagation import difference_error, linearised_error
-from dtp_lightning.losses import ContrastiveHinge
+from dtp_lightning.losses import ContrastiveHinge, as_objective
 from dtp_lightning.models import FeedbackMap, Network, Stage, conv_net
 
 LEARNERS = options("learner")
@@ -52,16 +52,23 @@ FORWARD_ONLY = {"scff", "scff_small", "ff", "softhebb", "softhebb_small"}
 NEEDS_TRANSPOSE = {"dtp", "dtp_kp", "dtp_mirror"}
 
 
-@pytest.mark.parametrize("model", [model for model in options("model") if model not in OF_LIBRARIES])
+MODELS = [model for model in options("model") if model not in OF_LIBRARIES]
+OBJECTIVES = [loss for loss in options("loss") if loss not in ("cross_entropy", "multiclass_hinge")]
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_rule_on_every_model(name: str, model: str) -> None:
+    """By objectives in turns: each meets every rule and every model."""
     values = checked(composed(f"learner={name}")[0])
+    turn = (LEARNERS.index(name) + MODELS.index(model)) % len(OBJECTIVES)
     torch.manual_seed(0)
+    loss = as_objective(build(checked(composed(f"loss={OBJECTIVES[turn]}")[0]).loss))
     if model in FORWARD_ONLY and name in NEEDS_TRANSPOSE:
         with pytest.raises(ConfigError, match="feedback weights of the forward convolutions' shapes"):
-            build(values.learner, model=small(model), loss=ContrastiveHinge())
+            build(values.learner, model=small(model), loss=loss)
         return
-    learner = build(values.learner, model=small(model), loss=ContrastiveHinge())
+    learner = build(values.learner, model=small(model), loss=loss)
     metrics = learner.step(torch.rand(2, 3, 3, 32, 32))
     assert all(torch.isfinite(value) for value in metrics.values())
 
