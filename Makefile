@@ -81,8 +81,8 @@ test test-faults: export OMP_WAIT_POLICY = PASSIVE
 test: $(VENV)/.installed-test ## the test suite, without what takes many minutes, on JOBS cores: make test ARGS="-k golden"
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, 2,000 epochs
-	$(BIN)/python -m pytest -m faults -s $(ARGS)
+test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, SLURM, 2,000 epochs; writes docs/guides/resume.md
+	$(BIN)/python -m pytest -m faults -s --faults-table docs/guides/resume.md $(ARGS)
 
 test-wheel: $(VENV)/.installed-test ## builds the wheel, installs it elsewhere, uses it in an empty folder; needs a registry
 	$(BIN)/python -m pytest -m wheel -s $(ARGS)

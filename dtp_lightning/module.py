@@ -58,7 +58,8 @@ class PretrainModule(pl.LightningModule):
         if self.trainer.precision != "32-true" and not self.learner.survives_bf16:
             raise ConfigError(
                 f"trainer.precision={self.trainer.precision}: this rule takes differences of activations, which are "
-                "lost in 16 bits; use 32-true, or learner=bp, dtp, gll, rll, or learner.target=linearised"
+                "lost in 16 bits; use 32-true, or a rule without them, such as learner=bp, dtp, fa, gll, or "
+                "learner.target=linearised"
             )
 
     def on_train_start(self) -> None:

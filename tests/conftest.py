@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults_table import FaultsTable
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
@@ -27,6 +28,15 @@ CONF = ROOT / "conf"
 OWN = os.environ.get("DTP_LIGHTNING_CONF")  # a folder like conf/ outside the repository: what it adds is tested too
 CONFS = [CONF, *([Path(OWN).resolve()] if OWN else [])]
 TINY = ImageSpec(channels=3, height=16, width=16, mirror_safe=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-table", type=Path, help="write what was survived to this page (make test-faults)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if page := config.getoption("--faults-table"):
+        config.pluginmanager.register(FaultsTable(page))
 
 
 def options(group: str) -> list[str]:

@@ -186,7 +186,8 @@ def test_some_damaged_files(sweep: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.usefixtures("no_pictures")
-def test_many_damaged_files(sweep: Path, tmp_path: Path) -> None:
+def test_many_damaged_files(sweep: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    record_property("tried", 30 * len(FILES) * len(DAMAGES))
     wrong = tried(sweep, tmp_path, 30)
     print(f"\n{30 * len(FILES) * len(DAMAGES)} damaged files, {len(wrong)} complaints")
     assert wrong == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ def test_a_few_lines_that_nobody_wrote(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_many_lines_that_nobody_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_lines_that_nobody_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tried", EXAMPLES)
     monkeypatch.chdir(tmp_path)
     found = tried(EXAMPLES, tmp_path, seeded=False)
     print(f"\n{EXAMPLES} command lines, {len(found)} complaints")

@@ -12,6 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 from test_page import write_run
 
+from dtp_lightning.config.flatten import flatten
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.alignment import stages_of
 from dtp_lightning.report.cells import cells_of
 from dtp_lightning.report.page import write_page
@@ -19,7 +21,7 @@ from dtp_lightning.report.page_figures import MOST, MOST_TASKS, figures, left_ou
 from dtp_lightning.report.text import conclusions, differences, table
 from dtp_lightning.runs.reader import read_runs
 from dtp_lightning.runs.status import failures
-from dtp_lightning.runs.stored import read_yaml
+from dtp_lightning.runs.stored import read_flat, read_yaml
 from dtp_lightning.runtime.metrics import metrics_of
 
 RULES, RATES, SEEDS = ("bp", "dtp", "fa", "tp"), 10, 5
@@ -106,6 +108,30 @@ def test_yaml_is_read_as_omegaconf_reads_it(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     assert read_yaml(path) == OmegaConf.to_container(OmegaConf.load(path))
+    assert read_flat(path) == (dict(flatten(read_yaml(path))) if text else {})
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb 2\n", "a: 1\nb: [1\nc: 2]\n", "a: 1\nb: 2\na: 3\n", "a: 'x\nb: 1\n", "- 1\n"]
+)
+def test_damaged_yaml_is_so_in_sections_too(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    found = []
+    for read in (lambda path: dict(flatten(read_yaml(path))), read_flat):
+        try:
+            found.append(read(path))
+        except DataError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+def test_whole_files_are_read_as_damaged_ones_are(tmp_path: Path) -> None:
+    path, damaged = tmp_path / "whole.csv", tmp_path / "damaged.csv"
+    text = "epoch,step,val/loss,a,empty\n0,0,,1.5,\n0,4,2,,\n1,9,3,nan,\n"
+    path.write_text(text)
+    damaged.write_text(text + "half\n")
+    assert repr(metrics_of(path)) == repr(metrics_of(damaged)) != repr(metrics_of(tmp_path / "none.csv"))
 
 
 def test_columns_are_the_file_s(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib.util
 import json
 import logging
 import os
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -228,3 +230,40 @@ def test_two_sweeps_at_once_in_one_folder(tmp_path: Path) -> None:
         steps = [(row["step"], "val/loss" in row) for row in rows(path.parent)]
         assert len(steps) == len(set(steps)) and figures(path.parent)["epochs"] == 2
     assert "</html>" in (folder / "report.html").read_text() and not list(folder.rglob("*.partial"))
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started."""
+    return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_joblib(tmp_path: Path) -> None:
+    """One line says so; the same command runs what is missing, and each run ends as it would have."""
+    if not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
+        pytest.skip("pip install 'dtp-lightning[joblib]' to run this")
+    jobs = ("learner=bp", "seed=0,1", "trainer.max_epochs=6", "trainer.limit_train_batches=3")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    folder, alone = tmp_path / "sweep", tmp_path / "alone"
+    process = subprocess.Popen(
+        sweep_command(folder, *jobs, *parallel), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(folder.glob("*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    workers = [pid for pid in children(process.pid) if b"LokyProcess" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "error: a process that ran jobs was killed" in said
+    for place, more in ((folder, parallel), (alone, ())):
+        done = subprocess.run(
+            sweep_command(place, *jobs, *more), cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+    found, expected = (
+        {path.parent.name: figures(path.parent) for path in place.glob("*/summary.json")} for place in (folder, alone)
+    )
+    assert found == expected and len(found) == 2
+    for job in found:
+        assert_same_run(folder / job, alone / job)

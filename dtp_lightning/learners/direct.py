@@ -80,6 +80,7 @@ class DirectFeedback(Learner):
         if not model.shapes:
             raise ConfigError("direct feedback needs the shapes of the stages: build the Network with shapes=")
         self.feedback = feedback
+        self.survives_bf16 = feedback is None  # what trains Q is a difference of embeddings
         sizes = [int(torch.tensor(shape).prod()) for shape in model.shapes]
         self.direct = nn.ModuleList(nn.Linear(model.embedding_dim, size, bias=False) for size in sizes)
         self._head = (Stage(model.head),)

@@ -44,6 +44,7 @@ class FeedbackAlignment(Learner):
     """
 
     needs_input_gradients = True
+    survives_bf16 = True
     feedback_weights: nn.ParameterList
     """B of every weighted layer above stage 1, each of its weight's shape, bottom first."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 FLIPS = 2**14
 """Sign patterns tried: all of them up to 14 seeds, which makes p exact, and so many random ones above."""
@@ -74,9 +74,9 @@ class Paired:
         return f"{text}: {verdict}."
 
 
-@functools.cache  # scipy takes a tenth of a millisecond, and all cells of a study have as many seeds
+@functools.cache  # all cells of a study have as many seeds
 def _quantile(level: float, degrees: int) -> float:
-    return float(stats.t.ppf(level, degrees))
+    return float(special.stdtrit(degrees, level))  # what scipy.stats.t.ppf calls
 
 
 @functools.lru_cache(maxsize=10_000)  # the terminal and the page ask for the same
@@ -84,6 +84,8 @@ def _sign_flip_p(differences: tuple[float, ...]) -> float:
     """Two-sided p of the mean, were the sign of each difference chance; nan for fewer than two."""
     if len(differences) < 2:
         return math.nan
+    from scipy import stats  # half a second, and runs of one seed need none of it
+
     test = stats.permutation_test(
         (np.array(differences),), np.mean, permutation_type="samples", vectorized=True, n_resamples=FLIPS, rng=0
     )

@@ -54,9 +54,11 @@ class Table:
     numeric: frozenset[str] = frozenset()
     faint: set[int] = field(default_factory=set)
 
-    def kind(self, column: str) -> str:
-        """CSS class of a column's fields: ``number``, ``wide`` (may break into lines), or none."""
-        return "number" if column in self.numeric else "wide" if column in ("settings", "where") else ""
+    @property
+    def kinds(self) -> list[str]:
+        """CSS class of each column's fields: ``number``, ``wide`` (may break into lines), or none."""
+        wide = ("settings", "where")
+        return ["number" if name in self.numeric else "wide" if name in wide else "" for name in self.columns]
 
     def markdown(self) -> str:
         """The rows as README files want them."""

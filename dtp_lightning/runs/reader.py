@@ -14,7 +14,7 @@ from dtp_lightning.config.flatten import flatten
 from dtp_lightning.config.keys import OPTIONAL_GROUPS, SINCE, key_of_override
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.status import failed
-from dtp_lightning.runs.stored import read_summary, read_yaml
+from dtp_lightning.runs.stored import read_flat, read_summary, read_yaml
 from dtp_lightning.runs.summary import AXES
 from dtp_lightning.runtime.files import version_of
 
@@ -84,7 +84,7 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
     text = overrides.read_text(encoding="utf-8", errors="replace") if overrides.exists() else ""
-    given = [line[2:].strip() for line in text.splitlines()]
+    given = [line[2:].strip().removeprefix("++") for line in text.splitlines()]
     return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
@@ -105,17 +105,18 @@ def config_of(folder: Path, *, defaults: bool = False) -> dict[str, str]:
 def _config_of(path: Path, defaults: bool, version: tuple[int, int]) -> dict[str, str]:
     """:func:`config_of` for a version of the file."""
     try:
-        stored = read_yaml(path)
+        stored = read_yaml(path) if defaults else read_flat(path)
     except DataError as error:
         log.warning("%s; its keys are not compared", error)
         return {}
-    config = {**dict.fromkeys(OPTIONAL_GROUPS), **stored}
     if defaults:
         from dtp_lightning.config.instantiate import with_defaults  # checks of numbers load torch
 
-        config = with_defaults(config)
-    later = {} if "checkpoint" in config else SINCE  # an evaluation has no such keys
-    return {name: str(value) for name, value in (later | dict(flatten(config))).items()}
+        stored = dict(flatten(with_defaults({**dict.fromkeys(OPTIONAL_GROUPS), **stored})))
+    sections = {name.partition(".")[0] for name in stored}
+    absent = dict.fromkeys(group for group in OPTIONAL_GROUPS if group not in sections)
+    later = {} if "checkpoint" in stored else SINCE  # an evaluation has no such keys
+    return {name: str(value) for name, value in (later | absent | stored).items()}
 
 
 def trained_in(folder: Path) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,15 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
+from dtp_lightning.config.flatten import flatten
 from dtp_lightning.errors import DataError
 from dtp_lightning.runs.summary import AXES
 
 log = logging.getLogger(__name__)
 PLAIN = (str, int, float, list, type(None))
+UNREADABLE = (yaml.YAMLError, ValueError, OSError, RecursionError, AttributeError)
+SECTION = re.compile(r"^(?=\w)", re.MULTILINE)
+"""Where a key of the first level begins."""
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -75,12 +82,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
         DataError: it is damaged.
     """
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError, AttributeError) as error:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except UNREADABLE as error:
         raise _damaged(path) from error
+
+
+def read_flat(path: Path) -> dict[str, Any]:
+    """A run's config.yaml as dotted key -> value; sections that it shares with a file of before are not parsed again.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        sections = [_flat(text) for text in SECTION.split(path.read_text(encoding="utf-8"))]
+        names = [values[0][0].partition(".")[0] for values in sections if values]
+        if len(names) == len(set(names)):
+            return dict(itertools.chain.from_iterable(sections))
+    except UNREADABLE:
+        pass  # not as OmegaConf writes it: as a whole, then
+    return dict(flatten(read_yaml(path)))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _flat(text: str) -> tuple[tuple[str, Any], ...]:
+    return tuple(flatten(parsed)) if (parsed := _parsed(text)) else ()
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A mapping in YAML, whose keys are text.
+
+    Raises:
+        ValueError: it is none; and :data:`UNREADABLE`.
+    """
+    config = yaml.load(text, _Loader)
     config = {} if config is None else config
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise _damaged(path)
+        raise ValueError("not a mapping of names")
     return config
 
 

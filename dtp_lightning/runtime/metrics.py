@@ -6,6 +6,7 @@ import functools
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from dtp_lightning.runtime.files import read_rows, version_of
@@ -51,14 +52,38 @@ def metrics_of(path: Path) -> Metrics:
 @functools.lru_cache(maxsize=20_000)  # a report with a page asks for each eleven times
 def _metrics_of(path: Path, version: tuple[int, int]) -> Metrics:
     """:func:`metrics_of` for a version of the file."""
-    rows = read_rows(path)
-    columns: dict[str, tuple[array[int], array[float]]] = {
-        name: (array("L"), array("d")) for row in rows[:1] for name in row
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return _read_columns(text)
+    except ValueError:  # a damaged row: without it, then
+        rows = read_rows(path)
+        names = list(rows[0]) if rows else []
+        return _from_columns({name: [row[name] for row in rows] for name in names})
+
+
+def _read_columns(text: str) -> Metrics:
+    """A file without a damaged row, which nearly all are, in a fifth of the time that a dictionary for each row takes.
+
+    Raises:
+        ValueError: a row is damaged, or a field quoted.
+    """
+    if '"' in text or "\0" in text:
+        raise ValueError("not a table of bare numbers")
+    head, *rows = (line.split(",") for line in text[: text.rfind("\n") + 1].splitlines())
+    if rows and "step" not in head:
+        raise ValueError("no steps")
+    return _from_columns(dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else {})
+
+
+def _from_columns(columns: Mapping[str, Sequence[str]]) -> Metrics:
+    """Texts as numbers.
+
+    Raises:
+        ValueError: one is not a number.
+    """
+    steps = array("q", map(int, columns.get("step", ())))
+    numbers = {
+        name: (array("L", compress(range(len(texts)), texts)), array("d", map(float, filter(None, texts))))
+        for name, texts in columns.items()
     }
-    for number, row in enumerate(rows):
-        for name, text in row.items():
-            if text:
-                at, values = columns[name]
-                at.append(number)
-                values.append(float(text))
-    return Metrics(array("q", (int(row["step"]) for row in rows)), columns)
+    return Metrics(steps, numbers)
