@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 import processes
+import pytest
+import torch
+from cases import plain_recipe, settings
 from conftest import ROOT
+
+from dtp_lightning.callbacks.macs import count_macs, macs_per_image
+from dtp_lightning.config.instantiate import build
+from dtp_lightning.data.images import ImageSpec
 
 
 def test_steps(tmp_path: Path) -> None:
@@ -38,6 +45,18 @@ def test_lightning() -> None:
     assert done.returncode == 0, done.stderr
     *_, whole, bare, ratio = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert 0 < float(bare) < 1.5 * float(whole) and float(ratio) > 0.5
+
+
+@pytest.mark.parametrize("recipe", ["simclr", "barlow"])
+def test_plain_pytorch_does_what_the_recipe_does(recipe: str) -> None:
+    """As many multiply-accumulates as our network, on images of 8 x 8 pixels; views have a few thousand besides."""
+    values = settings(f"experiment={recipe}_cifar10_resnet18")
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    spec = ImageSpec(3, 8, 8, mirror_safe=True)
+    learner = build(values["learner"], model=build(values["model"], images=spec), loss=build(values["loss"]))
+    step = plain_recipe(values, images)
+    ours = macs_per_image(learner, spec, views=2)
+    assert count_macs(lambda: step(torch.arange(2))) / 4 == pytest.approx(ours, rel=1e-4)
 
 
 def test_kernels() -> None:

@@ -32,7 +32,7 @@ from dtp_lightning.learners import (
 )
 from dtp_lightning.learners.reconstruction import LocalDifference
 from dtp_lightning.learners.target_propagation import difference_error, linearised_error
-from dtp_lightning.losses import ContrastiveHinge
+from dtp_lightning.losses import ContrastiveHinge, as_objective
 from dtp_lightning.models import FeedbackMap, Network, Stage, conv_net
 from dtp_lightning.module import PretrainModule
 
@@ -66,16 +66,23 @@ def refusal(name: str, model: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("model", [model for model in options("model") if model not in OF_LIBRARIES])
+MODELS = [model for model in options("model") if model not in OF_LIBRARIES]
+OBJECTIVES = [loss for loss in options("loss") if loss not in ("cross_entropy", "multiclass_hinge")]
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_rule_on_every_model(name: str, model: str) -> None:
+    """By objectives in turns: each meets every rule and every model."""
     values = checked(composed(f"learner={name}")[0])
+    turn = (LEARNERS.index(name) + MODELS.index(model)) % len(OBJECTIVES)
     torch.manual_seed(0)
+    loss = as_objective(build(checked(composed(f"loss={OBJECTIVES[turn]}")[0]).loss))
     if said := refusal(name, model):
         with pytest.raises(ConfigError, match=said):
-            build(values.learner, model=small(model), loss=ContrastiveHinge())
+            build(values.learner, model=small(model), loss=loss)
         return
-    learner = build(values.learner, model=small(model), loss=ContrastiveHinge())
+    learner = build(values.learner, model=small(model), loss=loss)
     metrics = learner.step(torch.rand(2, 3, 3, 32, 32))
     assert all(torch.isfinite(value) for value in metrics.values())
 
