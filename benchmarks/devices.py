@@ -108,7 +108,10 @@ def worker(rank: int, port: int, arguments: argparse.Namespace) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The page's table."""
-    lines = ["| | KiB a step | of them embeddings | half the batch each | a whole batch each |", "|---|---|---|---|---|"]
+    lines = [
+        "| | KiB a step | of them activations | half the batch each | a whole batch each |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         strong, weak = (f"{row[f'{kind} cpu']:.2f} ({row[f'{kind} clock']:.2f})" for kind in ("strong", "weak"))
         gathered = row.get("all_gather", 0) / 1024

@@ -44,7 +44,9 @@ class FaultsTable:
     def pytest_sessionfinish(self) -> None:
         """Write the page."""
         text = self.page.read_text(encoding="utf-8")
-        self.page.write_text(BLOCK.sub(lambda found: found[1] + self.table(found[2]) + found[3], text), encoding="utf-8")
+        self.page.write_text(
+            BLOCK.sub(lambda found: found[1] + self.table(found[2]) + found[3], text), encoding="utf-8"
+        )
 
     def table(self, before: str) -> str:
         """The table, of one that was there."""
