@@ -30,7 +30,7 @@ ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help install train evaluate sweep report reproduce reproduction-page encoders-page export board dashboard docs test test-faults test-wheel test-oldest wheel errors audit lock bench same-numbers lint format hooks clean
+.PHONY: help install train evaluate sweep report reproduce reproduction-page encoders-page wandb-sweeps export board dashboard docs test test-faults test-wheel test-oldest wheel errors audit lock bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ reproduce: $(VENV)/.installed ## a row of Table 1, from nothing to its line: mak
 reproduction-page: $(VENV)/.installed ## write the tables of docs/reproduction.md from results/
 	$(BIN)/python benchmarks/reproduction.py
 
-encoders-page: $(VENV)/.installed ## write the table of docs/encoders.md: probes the encoders that come with the package
-	$(BIN)/python benchmarks/encoders.py
+encoders-page: $(VENV)/.installed ## write the table of docs/encoders.md: probes the encoders that come with the package, or ARGS=NAME
+	$(BIN)/python benchmarks/encoders.py $(ARGS)
+
+wandb-sweeps: $(VENV)/.installed ## write sweeps/wandb/ from the sweeps in sweeps/
+	$(BIN)/python benchmarks/wandb_sweeps.py
 
 export: $(VENV)/.installed ## a run's encoder as safetensors with a card: make export RUN=last
 	$(BIN)/dtp export "$(RUN)" $(ARGS)

@@ -118,6 +118,45 @@ def plain(images: ImageSpec, overrides: list[str]) -> Case:
     return Case("plain PyTorch loop", lambda batch: learn(augment(batch)), macs)
 
 
+def plain_recipe(values: dict[str, Any], images: Tensor) -> Callable[[Tensor], None]:
+    """The step of a recipe on ResNet-18 as anyone would write it: torchvision's network, ``backward``, no frame.
+
+    Args:
+        values: of the configuration: its ``augment``, ``loss``, optimiser, projector and warm-up are taken.
+        images: all of them, uint8 (N, C, H, W).
+
+    Returns:
+        A function that augments and learns from the images at int64 indices (B,); its rate follows the same cosine.
+    """
+    from lightly.utils.scheduler import CosineWarmupScheduler
+    from torchvision.models import resnet18
+
+    model = values["model"]
+    spec = ImageSpec(*images.shape[1:], mirror_safe=True)
+    augment, loss = build(values["augment"], images=spec), build(values["loss"])
+    network = resnet18()
+    network.conv1 = nn.Conv2d(spec.channels, 64, 3, 1, 1, bias=False)
+    network.maxpool = nn.Identity()
+    head: list[nn.Module] = []
+    for below, width in pairwise([512, *model["projector"]]):
+        norm = [nn.BatchNorm1d(width)] if model["projector_norm"] == "batch" else []
+        head += [nn.Linear(below, width, bias=not norm), *norm, nn.ReLU()]
+    network.fc = nn.Sequential(*head, nn.Linear([512, *model["projector"]][-1], model["embedding_dim"]))
+    network.to(memory_format=torch.channels_last)
+    optimizer = build(values["learner"]["forward_optimizer"])(network.parameters())
+    schedule = CosineWarmupScheduler(optimizer, values["schedule"]["forward"]["warmup"], 180_000)
+
+    def step(index: Tensor) -> None:
+        views = augment(images[index])
+        x = views.flatten(0, 1).to(memory_format=torch.channels_last) * 2 - 1
+        optimizer.zero_grad()
+        loss(*network(x).unflatten(0, (2, -1))).backward()
+        optimizer.step()
+        schedule.step()
+
+    return step
+
+
 def plain_dtp(images: ImageSpec, overrides: list[str]) -> Case:
     """DTP as its equations read and the thesis' scripts were laid out: contiguous tensors, autograd for every loss."""
     values = settings("learner=dtp_autoencoder", *overrides)

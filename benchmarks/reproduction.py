@@ -13,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import transfer
 from claims import CLAIMS, claim_tables, runs_of
 
 from dtp_lightning.errors import DataError
@@ -145,6 +146,9 @@ def costs(results: Path) -> dict[str, int]:
         return {row["preset"]: int(row["epochs"]) for row in csv.DictReader(file)}
 
 
+TABLES = {"compute": compute_table, "hours": hours_table, "conditions": transfer.table}
+
+
 def filled(text: str, results: Path) -> str:
     """The page with every table written anew.
 
@@ -158,8 +162,8 @@ def filled(text: str, results: Path) -> str:
             made = claim_tables(name, results)
         elif name in PROTOCOLS:
             made = row_table(name, results)
-        elif name in ("compute", "hours"):
-            made = {"compute": compute_table, "hours": hours_table}[name](results)
+        elif name in TABLES:
+            made = TABLES[name](results)
         else:
             raise DataError(f"docs/reproduction.md: there is no table '{name}'")
         return f"{match[1]}{made.rstrip()}\n{match[3]}"

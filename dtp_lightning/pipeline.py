@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from dtp_lightning.figures.diagnostics import plot_diagnostics
 from dtp_lightning.loggers.loggers import Loggers
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
 from dtp_lightning.loggers.predictions import Predictions
-from dtp_lightning.loggers.wandb_media import aliases_of
 from dtp_lightning.losses import as_objective
 from dtp_lightning.losses.objective import check_comparisons
 from dtp_lightning.models import Network
@@ -228,6 +227,8 @@ class Experiment:
         trained, device = components.module.learner.model, trainer.strategy.root_device
         data = components.data
         predictions = Predictions(data.test.images, data.test.labels, data.classes)
+        told = (self.config.images, self.config.augment, self.config.seed, str(device))
+        measured_by = {name: repr((node, *told)) for name, node in self.config.evaluation.items()}
         figures = {
             **self.names,
             "seed": self.config.seed,
@@ -236,7 +237,7 @@ class Experiment:
             **summary.weights_of(self.config.model_dump()),
             **evaluate_encoders(
                 components.evaluations, trained, components.untrained, components.data, self.config.seed, device,
-                self.folder / "plots", predictions.add,
+                self.folder / "plots", predictions, measured_by,
             ),
             **cost.summary(),
             "cost/macs_per_image": components.macs_per_image,
@@ -256,11 +257,11 @@ class Experiment:
         loggers.log_predictions(predictions, step=step)
         loggers.log_encoder(self.exported)
 
-    def exported(self) -> dict[Path, Sequence[str]]:
-        """The encoders of the best checkpoint, if there is one, and of the last: weights -> aliases."""
+    def exported(self) -> dict[Path, Path]:
+        """The encoders of the best checkpoint, if there is one, and of the last: weights -> checkpoint."""
         checkpoints = [self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
         try:
-            return {export(path): aliases_of(path.stem) for path in checkpoints if path.exists()}
+            return {export(path): path for path in checkpoints if path.exists()}
         except (DataError, OSError) as error:  # a network that no card can describe, or a full disk
             log.info("no encoder for trackers: %s", error)
             return {}

@@ -10,7 +10,7 @@ import torchvision.transforms.v2.functional as tv
 from conftest import composed, options
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dtp_lightning.augment import AffineColourViews, CropColourViews, SimCLRViews
+from dtp_lightning.augment import AffineColourViews, CropColourViews, MultiCropViews, SimCLRViews
 from dtp_lightning.augment.colour import random_jitter, random_saturation_hue, random_solarise
 from dtp_lightning.augment.geometry import random_affine, random_blur, random_flip, random_resized_crop
 from dtp_lightning.config.instantiate import build
@@ -39,7 +39,9 @@ def test_contract(name: str, spec: ImageSpec) -> None:
     assert views.min() >= 0 and views.max() <= 1 + 1e-6
     untouched = 3 if name == "paper" and spec is DIGITS else 0  # half of each view is left as it is
     distinct = len(views.flatten(0, 1).unique(dim=0))
-    assert distinct == (1 if name == "clean" else 8 - untouched), "identical images must get draws of their own"
+    assert distinct == (1 if name == "clean" else 4 * augment.views - untouched), (
+        "identical images must get draws of their own"
+    )
     torch.manual_seed(0)
     assert torch.equal(views, augment(same)), "the seed decides"
     assert augment(same[:1]).shape[1] == 1
@@ -104,6 +106,16 @@ def test_crop_law() -> None:
     assert abs(area.mean() - 0.4) < 0.01
     assert (width / height).min() > 0.74 and (width / height).max() < 1.35
     assert (crops.abs() <= 1).all()
+
+
+def test_multi_crop_shows_much_in_two_views_and_little_in_the_others() -> None:
+    """The range of a ramp in a crop is its width."""
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(40, 1, 64, 64)
+    augment = MultiCropViews(ImageSpec(1, 64, 64, False), ratio=(1, 1), blur=0, small=3)
+    torch.manual_seed(0)
+    rows = augment(ramp)[:, :, 0, 32]
+    seen = rows.amax(-1) - rows.amin(-1)
+    assert len(seen) == 5 and seen[:2].min() > seen[2:].max() > 0.14**0.5 - 0.06
 
 
 def test_full_crop_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,8 +28,10 @@ from dtp_lightning.evaluation import (
     Transfer,
     linear,
 )
+from dtp_lightning.evaluation.encoders import evaluate_encoders
 from dtp_lightning.evaluation.layerwise import TruncatedNetwork
 from dtp_lightning.evaluation.linear import fit_probe
+from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.models import conv_net, freeze
 
 EVALUATIONS = options("evaluation")
@@ -240,3 +243,35 @@ def test_transfer_brings_other_images_to_the_encoder(noise_data: ImageData) -> N
     assert metrics == {"grey/test_acc": 0.25, "grey/features": 6 * 4 * 4}
     with pytest.raises(ConfigError, match="to which data set"):
         Transfer(Probe(), {})
+
+
+class Counted(Evaluation):
+    """Says how often it was asked, beside what the network answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, encoder: FrozenEncoder) -> Result:
+        self.asked += 1
+        return Result({"asked": self.asked, "mean": float(encoder.test.x.mean())})
+
+
+def test_the_jobs_of_a_sweep_measure_an_untrained_encoder_once(noise_data: ImageData, tmp_path: Path) -> None:
+    evaluate = Counted()
+    untrained = [conv_net(TINY, channels=[4, 6]) for _ in range(2)]
+
+    def found(network: int, measured_by: str) -> dict:
+        trained = conv_net(TINY, channels=[4, 6])
+        told, cpu = {"it": measured_by}, torch.device("cpu")
+        seen = Predictions(noise_data.test.images, noise_data.test.labels, noise_data.classes)
+        return evaluate_encoders(
+            {"it": evaluate}, trained, untrained[network], noise_data, 0, cpu, tmp_path, seen, told
+        )
+
+    first = found(0, "seed 0")
+    again = found(0, "seed 0")
+    assert evaluate.asked == 3, "the trained ones, and the untrained one once"
+    assert again["it/asked"] == 3 and again["random_encoder/it/asked"] == 2
+    assert first["random_encoder/it/mean"] == again["random_encoder/it/mean"] != again["it/mean"]
+    assert found(0, "seed 1")["random_encoder/it/asked"] == 5, "other random numbers"
+    assert found(1, "seed 0")["random_encoder/it/asked"] == 7, "other weights"

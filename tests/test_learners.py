@@ -56,6 +56,18 @@ def test_two_steps_with_every_loss(name: str, loss: str, views: Tensor) -> None:
         assert moved and moved <= forward
 
 
+@pytest.mark.parametrize("loss", ["byol", "hinge"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_more_than_two_views(name: str, loss: str) -> None:
+    """Two large crops and two small ones: every rule learns from all, and the objective is that of the pairs."""
+    learner = learner_of(f"learner={name}", f"loss={loss}")
+    before = [p.detach().clone() for p in learner.model.stages[0].forward_parameters()]
+    metrics = learner.step(torch.rand(4, 4, 3, 16, 16))
+    assert all(torch.isfinite(value) for value in metrics.values())
+    now = learner.model.stages[0].forward_parameters()
+    assert any(not torch.equal(old, new) for old, new in zip(before, now, strict=True)) or name == "rll"
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_same_seed_same_weights(name: str, views: Tensor) -> None:
     weights = []

@@ -23,6 +23,7 @@ from dtp_lightning.losses import (
     as_objective,
     l1,
 )
+from dtp_lightning.losses.objective import over_pairs
 
 LOSSES = [name for name in options("loss") if name not in ("cross_entropy", "multiclass_hinge")]
 FORMS = [
@@ -296,3 +297,16 @@ def test_a_librarys_loss_gets_its_declarations() -> None:
     torch.testing.assert_close(contrastive(z0, z1), NTXentLoss()(z0, z1))
     ours = ContrastiveHinge()
     assert as_objective(ours) is ours
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "lpl"])
+def test_more_than_two_views_are_compared_in_pairs_with_a_large_crop(name: str) -> None:
+    """Every objective of two views; of the target network's embeddings each goes with its own view."""
+    torch.manual_seed(0)
+    loss = as_objective(build(checked(composed(f"loss={name}", "model.embedding_dim=5")[0]).loss))
+    views = list(torch.randn(4, 6, 5))
+    targets = list(torch.randn(4, 6, 5)) if loss.target_momentum else []
+    pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
+    each = [loss(views[a], views[b], *([targets[a], targets[b]] if targets else [])) for a, b in pairs]
+    torch.testing.assert_close(over_pairs(loss, views, targets), sum(each) / 5)
+    assert torch.equal(over_pairs(loss, views[:2], targets[:2]), each[0])

@@ -25,6 +25,7 @@ from dtp_lightning.data import ImageData, mnist5k
 from dtp_lightning.data.images import ImageSpec, Split
 from dtp_lightning.errors import ConfigError, DataError
 from dtp_lightning.figures import pictures as figures
+from dtp_lightning.loggers.tables import Picture
 from dtp_lightning.models import Network, conv_net, freeze
 from dtp_lightning.report.page import write_page
 from dtp_lightning.runs.reader import read_runs
@@ -123,7 +124,7 @@ def test_features_that_are_not_finite_are_told(
     broken = copy.deepcopy(network)
     broken.stages[0].forward_map[0].weight.fill_(torch.nan)  # type: ignore[index]
     with caplog.at_level(logging.WARNING):
-        assert Pictures(data, tmp_path, images=20, bank=20).draw(broken, tmp_path, 3) == []
+        assert Pictures(data, tmp_path, images=20, bank=20).look(broken, 3) is None
     assert "epoch 3: features are not finite, so there are no pictures" in caplog.text
 
 
@@ -137,7 +138,10 @@ def test_neighbours_of_a_training_image_begin_with_itself(
     data: ImageData, network: Network, drawn: list[Figure], tmp_path: Path
 ) -> None:
     same = replace(data, val=data.train)
-    Pictures(same, tmp_path, images=20, queries=3, neighbours=4, bank=len(data.train)).draw(network, tmp_path, 1)
+    pictures = Pictures(same, tmp_path, images=20, queries=3, neighbours=4, bank=len(data.train))
+    seen = pictures.look(network, 1)
+    assert seen is not None
+    pictures.draw(seen, network, tmp_path, 1)
     grid = drawn[1].axes
     assert len(grid) == 3 * 6
     for row in range(3):
@@ -145,6 +149,16 @@ def test_neighbours_of_a_training_image_begin_with_itself(
         assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
         assert grid[6 * row].get_ylabel() == "049"[row], "classes evenly spaced"
         assert grid[6 * row + 2].spines["top"].get_edgecolor()[2] > 0.5, "blue: of the same class"
+    tables = pictures.tables(seen)
+    for query, name, same_class, *nearest in tables["tables/neighbours"].rows:
+        assert isinstance(query, Picture) and isinstance(nearest[0], Picture)
+        assert torch.equal(query.pixels, nearest[0].pixels) and nearest[0].caption == f"{name} 1.000"
+        assert same_class == sum(
+            found.caption.startswith(f"{name} ") for found in nearest if isinstance(found, Picture)
+        )
+    rows = tables["tables/embedding_map"].rows
+    assert [name for name, *_ in rows] == [data.classes[label] for label in pictures.val.labels]
+    torch.testing.assert_close(torch.tensor([point for _, *point in rows]), seen.points)
 
 
 @pytest.mark.parametrize("classes,marked", [(2, 2), (10, 10), (30, 30), (100, 11)])
@@ -160,7 +174,10 @@ def test_each_class_has_a_look_of_its_own(classes: int, marked: int, drawn: list
 
 def test_images_without_labels(data: ImageData, network: Network, drawn: list[Figure], tmp_path: Path) -> None:
     bare = replace(data, val=Split.unlabelled(data.val.images), train=Split.unlabelled(data.train.images), classes=())
-    assert len(Pictures(bare, tmp_path, images=20, bank=50).draw(network, tmp_path, 1)) == 3
+    pictures = Pictures(bare, tmp_path, images=20, bank=50)
+    seen = pictures.look(network, 1)
+    assert seen is not None and len(pictures.draw(seen, network, tmp_path, 1)) == 3
+    assert {name for name, *_ in pictures.tables(seen)["tables/embedding_map"].rows} == {""}
     assert not any(figure.legends for figure in drawn)
     few = replace(bare, val=bare.val.subset(9))
     with pytest.raises(DataError, match="pictures need 10 validation images, and there are 9"):

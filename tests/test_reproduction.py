@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reproduce
 import reproduction
+import transfer
 from conftest import ROOT, composed
 from PIL import Image
 
@@ -60,6 +61,33 @@ def test_two_runs_of_one_seed_stop_the_page(results: Path) -> None:
     change(results / "distances.csv", loss="simclr")
     with pytest.raises(DataError, match="several runs are one cell and seed"):
         reproduction.filled("<!-- table: losses -->\n<!-- end -->", results)
+
+
+def told(loss: str, settings: str, seed: int, acc: float) -> dict:
+    return {
+        "settings": settings, "learner": "bp", "loss": loss, "model": "cnn4", "dataset": "cifar10", "seed": seed,
+        "epochs": 5, "linear/test_acc": acc, "layerwise/stage1/test_acc": acc, "random_encoder/linear/test_acc": 0.5,
+    }  # fmt: skip
+
+
+def test_what_contrastive_gains_is_paired_by_seed(tmp_path: Path) -> None:
+    path = tmp_path / "transfer.csv"
+    runs = [told("hinge", "", 0, 0.60), told("hinge", "", 1, 0.62)]
+    noisy = [told("cross_entropy", "dataset.label_noise=0.8", seed, 0.55) for seed in (0, 1)]
+    save_runs([*runs, *noisy], path)
+    contrastive, wrong, random = transfer.table(tmp_path).splitlines()[2:]
+    assert contrastive.startswith("| nothing: contrastive (hinge) | 2 | 61.0")
+    assert wrong.startswith("| 80 % of labels wrong | 2 | 55.0") and "| 6.0 [-6.7, 18.7]" in wrong
+    assert random.startswith("| random encoder | 2 | 50.0") and "| 11.0 [" in random
+    transfer.draw(tmp_path, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+    save_runs([*runs, told("cross_entropy", "dataset.label_noise=0.3", 0, 0.5)], path)
+    with pytest.raises(DataError, match="not one of the conditions"):
+        transfer.table(tmp_path)
+    save_runs([*runs, *noisy, noisy[0]], path)
+    with pytest.raises(DataError, match="two runs of '80 % of labels wrong', seed 0"):
+        transfer.table(tmp_path)
 
 
 def line(settings: str, epochs: int, seed: int, acc: float) -> dict:

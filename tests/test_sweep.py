@@ -12,10 +12,12 @@ from pathlib import Path
 
 import processes
 import pytest
+import wandb_sweeps
 import yaml
 from conftest import ROOT, composed
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from runs import figures
 
@@ -46,10 +48,9 @@ def figures_of_jobs(folder: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_sweep_is_valid(name: str) -> None:
-    with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
-        config = compose(name, [f"hydra.searchpath=[file://{ROOT / 'conf'}]"], return_hydra_config=True)
+    config = wandb_sweeps.composed(name)
     hydra = config.hydra
-    assert jobs_of(config) > 0
+    assert len({*jobs_of(config)}) == len(jobs_of(config)) > 0
     choices = {key: str(value).split(",")[0] for key, value in hydra.sweeper.params.items()}
     checked(composed(*(f"{key}={value}" for key, value in choices.items()))[0])
     assert str(hydra.sweep.dir) == f"multirun/{name}"
@@ -122,12 +123,29 @@ def test_jobs_of_another_sweep_in_the_folder_do_not_count(tmp_path: Path, capsys
     assert capsys.readouterr().out.startswith("[3 of 3] done: seed=0")
 
 
+def test_jobs_of_another_sweep_are_not_taken_for_done(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A job's folder is known before it runs: what another command line left in the folder is not one of ours."""
+    config = wandb_sweeps.composed("bp_vs_dtp")
+    config.hydra.overrides.task = ["seed=0,1", "batch_size=50", "dataset.root=/data", "loss=[hinge]"]
+    config.hydra.sweep.dir = str(tmp_path)
+    jobs = jobs_of(config)
+    assert len(jobs) == 4 and "batch_size=50,learner=bp,loss=[hinge],seed=1" in jobs
+    for name in (jobs[0], "learner=bp,seed=7", "learner=dtp,seed=7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text("{}")
+    SweepProgress().on_multirun_start(config)
+    assert capsys.readouterr().out.startswith(f"4 jobs in {tmp_path}, 1 of them ended; to run: 3 x 10 epochs")
+
+
 def test_how_long_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the runs below the current folder, of the same data set and model; otherwise after the first job."""
+    """By runs of the same data set and model below the current folder, or by ours; otherwise after the first job."""
     monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(ROOT / "sweeps"), version_base="1.3"):
         config = compose("bp_vs_dtp", [f"hydra.searchpath=[file://{ROOT / 'conf'}]"], return_hydra_config=True)
-    assert expectation(config, 12) == "to run: 12 x 10 epochs; how long they take is said after the first"
+    assert expectation(config, 12) == "to run: 12 x 10 epochs, about 12 min 00 s on two CPU cores, and the probes"
+    config.trainer.limit_train_batches = 2
+    assert expectation(config, 1) == "to run: 1 x 10 epochs; how long they take is said after the first"
+    config.trainer.limit_train_batches = 1.0
     for name, dataset, seconds in (("a", "mnist5k", 20.0), ("b", "mnist5k", 40.0), ("c", "cifar10", 9000.0)):
         told = {"dataset": dataset, "model": "cnn4", "epochs": 10, "fit/seconds": seconds}
         (tmp_path / "outputs" / name).mkdir(parents=True)
@@ -147,27 +165,59 @@ def test_clock() -> None:
     assert [clock(s) for s in (4.4, 190, 3725)] == ["4 s", "3 min 10 s", "1 h 02 min"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "wandb").glob("*.yaml")), ids=lambda p: p.stem)
-def test_what_a_wandb_agent_would_call(path: Path) -> None:
-    """The agent's command line, built offline as the agent does, is one that dtp train takes."""
-    sweep = yaml.safe_load(path.read_text())
-    chosen = {}
-    for name, parameter in sweep["parameters"].items():
-        ends = parameter.get("values") or [parameter.get("value", parameter.get("min"))]
-        chosen[name] = ends[0]
+@pytest.mark.parametrize("name", sorted(wandb_sweeps.sources()))
+def test_a_wandb_sweep_is_that_of_its_source(name: str) -> None:
+    """Its keys and values are those that Hydra, or dtp search, would try, and its command takes them."""
+    written = (ROOT / "sweeps" / "wandb" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert written == wandb_sweeps.text(name), "make wandb-sweeps"
+    sweep = yaml.safe_load(written)
+    words = [f"{key}={found.get('values', [found.get('min')])[0]}" for key, found in sweep["parameters"].items()]
+    program, verb, *rest = sweep["command"][1:]
+    given = [word for word in rest if not word.startswith("$")]
+    if sweep["method"] == "bayes":
+        assert (program, verb) == ("${program}", "train")
+        config, metric = composed(*given, *words)[0], sweep["metric"]["name"]
+        assert metric.split("/")[0] in config.evaluation and metric.endswith("/val_acc"), "chosen on validation"
+    else:
+        assert (program, verb, given[0]) == ("${program}", "sweep", name)
+        config = wandb_sweeps.composed(name, *given[1:], *words)
+        assert "wandb" in config.logger and config.hydra.mode is RunMode.RUN
+        grid = OmegaConf.to_container(config.hydra.sweeper.params)
+        assert {key: ",".join(map(str, found["values"])) for key, found in sweep["parameters"].items()} == {
+            key: ",".join(str(yaml_number(value)) for value in str(values).split(",")) for key, values in grid.items()
+        }
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+    checked(config)
+
+
+def yaml_number(text: str) -> str | float | int:
+    """What a value of a sweep means."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def test_no_wandb_sweep_is_missing_and_none_is_left_over() -> None:
+    there = {path.stem for path in (ROOT / "sweeps" / "wandb").glob("*.yaml")}
+    assert there == {*wandb_sweeps.sources()} and {*SWEEPS} - there == {"smoke"}
+
+
+def test_a_job_alone_is_the_sweeps(tmp_path: Path) -> None:
+    """What a W&B agent calls, built as the agent does: no multirun, the sweep's settings, a folder of the sweep's."""
+    sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "bp_vs_dtp.yaml").read_text())
     words: list[str] = []
-    for part in sweep["command"]:
-        if part == "${args_no_hyphens}":
-            words += [f"{name}={value}" for name, value in chosen.items()]
-        elif part != "${env}":
-            words.append(sweep["program"] if part == "${program}" else part)
-    assert words[:2] == ["dtp", "train"]
-    command = [sys.executable, "-m", "dtp_lightning", *words[1:], "--cfg", "job"]
-    done = processes.run(command, timeout=60)
+    for part in sweep["command"][2:]:
+        words += ["learner=bp", "seed=2"] if part == "${args_no_hyphens}" else [part]
+    done = processes.run([sys.executable, "-m", "dtp_lightning", *words, "--cfg", "all"], cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
-    checked(composed(*words[2:])[0])
-    evaluation, metric = sweep["metric"]["name"].split("/")[0], sweep["metric"]["name"].split("/")[-1]
-    assert evaluation in composed()[0].evaluation and metric == "val_acc", "chosen on validation"
+    config = OmegaConf.create(done.stdout)
+    assert (config.seed, config.trainer.max_epochs, config.hydra.mode) == (2, 10, "RUN")
+    assert "distances" in config.evaluation, "as in the sweep's file"
+    assert config.hydra.run.dir == "multirun/bp_vs_dtp/learner=bp,logger=wandb,seed=2"
 
 
 def test_a_killed_worker_is_said_in_one_line() -> None:

@@ -21,7 +21,7 @@ from dtp_lightning.losses import TargetMomentum
 from dtp_lightning.module import PretrainModule
 from dtp_lightning.runtime.signals import Interrupted
 
-OWN = ("gll", "rll", "local_blocks", "loco", "forward_forward", "scff", "lpl", "softhebb")
+OWN = ("gll", "rll", "local_blocks", "loco", "forward_forward", "scff", "lpl", "softhebb", "clapp_feedback")
 """Rules whose stages have objectives of their own."""
 WORDS = ("loss=byol", "loss.hidden_dim=8")
 

@@ -50,7 +50,8 @@ needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="pip install 'dtp-lightning[dashboard]' to run this"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside wandb-workspaces
-NO_SCALARS = ("_", "plots/", "tables/", "confusion/", STEP, "epoch")
+NO_SCALARS = ("_", "plots/", "tables/", "confusion/", "histograms/", STEP, "epoch")
+TABLES = {f"tables/{name}" for name in ("embedding_map", "misclassified", "neighbours", "per_class")}
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -72,16 +73,21 @@ def run(sweep: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def in_wandb(run: Path) -> tuple[Points, dict[str, int]]:
-    """Scalar -> (batches, value), and figure -> batches, as W&B's own reader finds them in the offline run."""
+def wandb_rows(run: Path) -> list[dict[str, Any]]:
+    """What was logged to W&B at each step, as its own reader finds it in the offline run."""
     (offline,) = (run / "wandb").glob("offline-run-*")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(offline)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
     assert done.returncode == 0, done.stderr
-    rows = [record["history"]["item"] for record in map(json.loads, done.stdout.splitlines()) if "history" in record]
+    return [record["history"]["item"] for record in map(json.loads, done.stdout.splitlines()) if "history" in record]
+
+
+@pytest.fixture(scope="module")
+def in_wandb(wandb_rows: list[dict[str, Any]]) -> tuple[Points, dict[str, int]]:
+    """Scalar -> (batches, value), and figure -> batches."""
     scalars: Points = {}
     figures = {}
-    for row in rows:
+    for row in wandb_rows:
         for name, value in row.items():
             if name.endswith("._type") and value == "images/separated":
                 figures[name.removesuffix("._type")] = row[STEP]
@@ -110,6 +116,45 @@ def test_tensorboard_shows_the_same(run: Path, in_wandb: tuple[Points, dict[str,
     assert {name: events.Images(name)[-1].step for name in events.Tags()["images"]} == figures
 
 
+def shown_in(config: dict[str, Any]) -> list[str]:
+    """Names of what a panel shows: quantities, figures, or a table."""
+    if "panel2Config" in config:
+        return [config["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"]]
+    return config.get("metrics") or config["mediaKeys"]
+
+
+def test_histograms_are_in_both(run: Path, wandb_rows: list[dict[str, Any]]) -> None:
+    """Of each stage at each drawing, and of distances at the end: as many values as there are."""
+    steps: dict[str, list[int]] = {}
+    counts = {}
+    for row in wandb_rows:
+        for name in (key.removesuffix("._type") for key, value in row.items() if value == "histogram"):
+            steps.setdefault(name, []).append(row[STEP])
+            counts[name] = sum(row[f"{name}.values"])
+    stages = {f"histograms/{kind}/stage{i}" for kind in ("weight", "activation") for i in (1, 2, 3, 4)}
+    assert {name: found for name, found in steps.items() if name in stages} == {name: [4, 8] for name in stages}
+    pairs = {name for name in steps if name.endswith("/positive_pairs")}
+    assert pairs == {f"histograms/{which}distances/{kind}/positive_pairs" for which in ("", "random_encoder/")
+                     for kind in ("l1_distance", "cosine_similarity")}  # fmt: skip
+    assert counts["histograms/weight/stage2"] == 4 * 4 * 9, "convolution of 4 to 4 channels"
+    assert counts["histograms/activation/stage4"] == 50 * 4, "a pixel is left of 28"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(run / "tensorboard"), {"histograms": 0}).Reload()
+    assert {name: [e.step for e in events.Histograms(name)] for name in events.Tags()["histograms"]} == steps
+
+
+def test_neighbours_and_the_map_are_tables(run: Path) -> None:
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    tables = {}
+    for name in ("embedding_map", "neighbours"):
+        (path,) = offline.glob(f"files/media/table/tables/{name}_*.table.json")
+        tables[name] = json.loads(path.read_text())
+    assert tables["embedding_map"]["columns"] == ["class", "x", "y"] and len(tables["embedding_map"]["data"]) == 50
+    assert len(tables["neighbours"]["data"]) == 6 and len(tables["neighbours"]["columns"]) == 3 + 8
+    for query, name, same, *nearest in tables["neighbours"]["data"]:
+        assert query == "Image" and name in "0123456789" and 0 <= same <= len(nearest)
+
+
 @needs_workspaces
 def test_every_panel_names_what_the_runs_logged(sweep: Path, in_wandb: tuple[Points, dict[str, int]]) -> None:
     runs = tracked(read_runs([sweep]))
@@ -117,14 +162,15 @@ def test_every_panel_names_what_the_runs_logged(sweep: Path, in_wandb: tuple[Poi
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("someone", "some-project", "a name")
     section = spec["spec"]["section"]
     sections = {s["name"]: s["panels"] for s in section["panelBankConfig"]["sections"]}
-    assert list(sections) == ["training", "probes", "pictures", "alignment", "distances", "cost"]
+    assert list(sections) == ["training", "probes", "pictures", "tables", "alignment", "distances", "cost"]
     shown: dict[str, list[str]] = {}
     for name, panels in sections.items():
         configs = [panel["config"] for panel in panels]
-        shown[name] = [key for config in configs for key in config.get("metrics") or config["mediaKeys"]]
+        shown[name] = [key for config in configs for key in shown_in(config)]
         assert all(config["xAxis"] == STEP for config in configs if "xAxis" in config and "yLogScale" in config)
-    every = [key for keys in shown.values() for key in keys]
     scalars, figures = in_wandb
+    assert {*shown.pop("tables")} == TABLES
+    every = [key for keys in shown.values() for key in keys]
     assert set(every) <= set(scalars) | set(figures)
     curves = {key for key in scalars if key.startswith(("train/", "val/", "diagnostics/"))}
     assert curves | set(figures) <= set(every), "nothing that is logged over time is left out"
@@ -293,8 +339,8 @@ def check_report(blocks: list[dict], sweep: Path, logged: set[str]) -> None:
     for inside in panels:
         assert len({json.dumps(panel["layout"]) for panel in inside}) == len(inside), "no panel hides another"
     configs = [panel["config"] for inside in panels for panel in inside]
-    shown = {key for config in configs for key in config.get("metrics") or config["mediaKeys"]}
-    assert {"train/loss", "knn/test_acc", "plots/confusion_knn"} <= shown <= logged
+    shown = {key for config in configs for key in shown_in(config)}
+    assert {"train/loss", "knn/test_acc", "plots/confusion_knn"} | TABLES <= shown <= logged | TABLES
 
 
 def test_without_the_extra_it_is_one_line(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -104,9 +106,21 @@ def test_the_encoders_of_the_last_and_the_best_checkpoint(run: Path, records: li
     assert json.loads(found["latest"]["metadata"])["accuracy"]["knn/test_acc"] == summary_of(run)["knn/test_acc"]
 
 
+def test_where_the_checkpoints_lie(run: Path, records: list[dict]) -> None:
+    (encoder,) = {found["name"] for found in artifacts(records).values()}
+    found = [found for found in of_kind("artifact", records) if found["type"] == "checkpoint"]
+    assert {record["name"] for record in found} == {encoder.replace("encoder", "checkpoint")}
+    for record in found:
+        (entry,) = record["manifest"]["contents"]
+        path = run / "checkpoints" / ("best.ckpt" if "best" in record["aliases"] else "last.ckpt")
+        assert entry["ref"] == path.resolve().as_uri() and "local_path" not in entry, "nothing is uploaded"
+        assert entry["digest"] == base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode()
+
+
 def test_nothing_waits_outside_the_run_folder(run: Path, records: list[dict]) -> None:
     """Offline, W&B would leave copies in the home folder, which no `wandb clean` deletes."""
-    waiting = [entry["local_path"] for found in of_kind("artifact", records) for entry in found["manifest"]["contents"]]
+    entries = [entry for found in of_kind("artifact", records) for entry in found["manifest"]["contents"]]
+    waiting = [entry["local_path"] for entry in entries if "ref" not in entry]
     assert waiting and all(Path(path).is_relative_to(run) for path in waiting)
 
 

@@ -2,7 +2,8 @@
 
 from dtp_lightning.augment.clean import CleanView
 from dtp_lightning.augment.crop_colour import CropColourViews
+from dtp_lightning.augment.multi_crop import MultiCropViews
 from dtp_lightning.augment.simclr import SimCLRViews
 from dtp_lightning.augment.views import AffineColourViews
 
-__all__ = ["AffineColourViews", "CleanView", "CropColourViews", "SimCLRViews"]
+__all__ = ["AffineColourViews", "CleanView", "CropColourViews", "MultiCropViews", "SimCLRViews"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dtp_lightning.augment.constants import constant
+
 
 def random_saturation_hue(images: Tensor, saturation: float, hue: float) -> Tensor:
     """Scale each image's HSV saturation by 2^U(-saturation, saturation), shift its hue by U(-hue, hue).
@@ -94,7 +96,7 @@ def random_jitter(images: Tensor, brightness: float, contrast: float, saturation
 
 def luminance(images: Tensor) -> Tensor:
     """ITU-R 601 luma of RGB images, (N, 3, H, W) -> (N, 1, H, W)."""
-    weights = images.new_tensor([0.299, 0.587, 0.114])
+    weights = constant([0.299, 0.587, 0.114], images)
     return torch.einsum("nchw,c->nhw", images, weights)[:, None]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from dtp_lightning.augment.colour import luminance, random_jitter, random_solarise
+from dtp_lightning.augment.constants import constant
 from dtp_lightning.augment.geometry import random_blur, random_flip, random_resized_crop
 from dtp_lightning.augment.views import Probability
 from dtp_lightning.data.images import ImageSpec
@@ -88,7 +89,7 @@ class CropColourViews(nn.Module):
         if self.blur:
             x = random_blur(x, self.blur, self.sigma)
         if self.colour and any(self.solarise):
-            x = random_solarise(x, x.new_tensor(self.solarise).repeat_interleave(len(images)))
+            x = random_solarise(x, constant(self.solarise, x).repeat_interleave(len(images)))
         return x.unflatten(0, (self.views, -1))
 
     @staticmethod

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_lightning.augment.constants import constant
+
 
 def random_affine(images: Tensor, strength: float, shift: float, padding: str = "border", flip: float = 0.0) -> Tensor:
     """Warp every image by its own full affine map theta = I + u, u ~ U(-strength, strength).
@@ -26,7 +28,7 @@ def random_affine(images: Tensor, strength: float, shift: float, padding: str = 
         (N, C, H, W).
     """
     noise = torch.empty(len(images), 2, 3, device=images.device, dtype=images.dtype).uniform_(-1, 1)
-    scale = images.new_tensor([strength, strength, shift])
+    scale = constant([strength, strength, shift], images)
     theta = torch.eye(2, 3, device=images.device, dtype=images.dtype) + noise * scale
     if flip:
         theta[:, :, 0] *= torch.where(_bernoulli(images, flip), -1.0, 1.0)[:, None]

@@ -277,6 +277,10 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         word = f"{match[1]}: " if match else ""
         return f"{word}not understood; write key=value, a list as key=[a,b], and quote what has special characters"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.+)'", text):
-        return f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list"
+        # a sweep is composed once without what it varies: a key that the default lacks ends it as if it were no sweep
+        return (
+            f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list; "
+            f"in a sweep, write a key that not all of them have as ++{match[1]}.KEY=VALUE"
+        )
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("full_key"))

@@ -128,7 +128,7 @@ def _evaluate_checkpoint(
         raise ConfigError("nothing is left to evaluate: choose an evaluation that this data set has the labels for")
     device, predictions = _device(config.accelerator), Predictions(data.test.images, data.test.labels, data.classes)
     plots = folder / "plots"
-    found = evaluate_encoders(evaluations, network, untrained, data, seed, device, plots, predictions.add)
+    found = evaluate_encoders(evaluations, network, untrained, data, seed, device, plots, predictions)
     return found, predictions
 
 

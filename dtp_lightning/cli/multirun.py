@@ -31,9 +31,13 @@ class Interruptible(Callback):
                 entry.stop(f"{override.input_line}: {twice} is there twice; each value makes a run of its own")
 
 
-def swept(config: DictConfig) -> dict[str, Override]:
-    """What a multirun varies, by key: the sweep file's ``hydra.sweeper.params``, and the command line, which wins."""
+def last_words(config: DictConfig) -> dict[str, Override]:
+    """What is said of each key: by the sweep file's ``hydra.sweeper.params``, or by the command line, which wins."""
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-    last = {override.key_or_group: override for override in overrides}
-    return {key: override for key, override in last.items() if override.is_sweep_override()}
+    return {override.key_or_group: override for override in overrides}
+
+
+def swept(config: DictConfig) -> dict[str, Override]:
+    """What a multirun varies, by key."""
+    return {key: override for key, override in last_words(config).items() if override.is_sweep_override()}

@@ -61,11 +61,11 @@ class Distances(Evaluation):
 
     @torch.no_grad()
     def embeddings(self, network: Network, split: Split) -> Tensor:
-        """Embeddings z of both views, float32 (2, B, D) on the CPU; the views are the same in each call."""
+        """Embeddings z of the first two views, float32 (2, B, D) on the CPU; the views are the same in each call."""
         device = next(network.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VIEWS_SEED)
-            views = self.augment(split.subset(self.images).images)  # on the CPU, to be the same for every device
+            views = self.augment(split.subset(self.images).images)[:2]  # on the CPU, to be the same for every device
         return network(views.flatten(0, 1).to(device)).float().cpu().unflatten(0, views.shape[:2])
 
     def compute(self, embeddings: Tensor) -> Result:

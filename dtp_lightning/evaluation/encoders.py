@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dtp_lightning.data.images import ImageData
 from dtp_lightning.evaluation.frozen import Evaluation, FrozenEncoder, Result
 from dtp_lightning.evaluation.health import warnings_of
 from dtp_lightning.figures import plots
+from dtp_lightning.loggers.predictions import Predictions
 from dtp_lightning.models.network import Network, freeze
 from dtp_lightning.runs.summary import RANDOM
 from dtp_lightning.runtime.signals import guard
+
+REMEMBERED = 32
+"""Untrained encoders whose results a process keeps: those of a sweep with so many seeds, models and data sets."""
+_of_untrained: dict[str, Result] = {}
 
 
 def evaluate_encoders(
@@ -26,9 +31,12 @@ def evaluate_encoders(
     seed: int,
     device: torch.device,
     folder: Path,
-    predicted: Callable[[str, Tensor], object] = lambda name, classes: None,
+    predictions: Predictions,
+    measured_by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run every evaluation on both encoders.
+
+    The jobs of a sweep share one process, and those of a seed one untrained encoder: it is measured once.
 
     Args:
         evaluations: name -> evaluation.
@@ -37,8 +45,10 @@ def evaluate_encoders(
         seed: of the random numbers of the evaluations.
         device: where features are computed.
         folder: where figures are written.
-        predicted: called with an evaluation's name and the classes, int64 (N,), that it predicted for the test split
-            from the trained encoder, if it predicts any.
+        predictions: gets the classes that evaluations predicted for the test split from the trained encoder, and what
+            they have histograms of.
+        measured_by: evaluation's name -> all that decides its result but the weights, as text; an untrained encoder
+            that this process measured under the same text is not measured again.
 
     Returns:
         ``<evaluation>/<metric>``, and the same below ``random_encoder/`` for the untrained one; ``warnings``,
@@ -48,17 +58,32 @@ def evaluate_encoders(
     results: dict[str, dict[str, Result]] = {name: {} for name in evaluations}
     for prefix, network in networks.items():
         encoder = FrozenEncoder(freeze(network).to(device), data, seed)  # its features go before the next one's come
+        known = _keys(network, measured_by) if prefix == RANDOM and measured_by else {}
         for name, evaluate in guard.checked(evaluations.items()):
-            results[name][prefix] = evaluate(encoder)
+            found = _of_untrained.pop(known.get(name, ""), None) or evaluate(encoder)
+            results[name][prefix] = found
+            if name in known:
+                _of_untrained[known[name]] = found
+    for key in list(_of_untrained)[:-REMEMBERED]:
+        del _of_untrained[key]
     metrics: dict[str, float] = {}
-    for name, found in results.items():
-        for prefix, result in found.items():
+    for name, both in results.items():
+        for prefix, result in both.items():
             metrics |= {f"{prefix}{name}/{key}": value for key, value in result.metrics.items()}
-        _plot(name, found, data, folder)
-        if (classes := found[""].test_predictions) is not None:
-            predicted(name, classes)
+            predictions.add_histograms(prefix + name, result.histograms)
+        _plot(name, both, data, folder)
+        if (classes := both[""].test_predictions) is not None:
+            predictions.add(name, classes)
     told = warnings_of(trained, data, metrics)
     return {**metrics, **({"warnings": told} if told else {})}
+
+
+def _keys(network: Network, measured_by: Mapping[str, str]) -> dict[str, str]:
+    """Of each evaluation, with the architecture and every weight."""
+    found = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return {name: f"{found.hexdigest()} {name} {text}" for name, text in measured_by.items()}
 
 
 def _plot(name: str, results: Mapping[str, Result], data: ImageData, folder: Path) -> None:

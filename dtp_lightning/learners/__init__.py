@@ -2,7 +2,9 @@
 
 from dtp_lightning.learners.base import Learner, StageTrace
 from dtp_lightning.learners.bp import Backprop
+from dtp_lightning.learners.clapp_feedback import ClappFeedback
 from dtp_lightning.learners.direct import DirectFeedback, DirectTraining
+from dtp_lightning.learners.dual_propagation import DualPropagation
 from dtp_lightning.learners.feedback import Feedback, FeedbackTraining, FixedFeedback
 from dtp_lightning.learners.feedback_alignment import FeedbackAlignment
 from dtp_lightning.learners.forward_forward import ForwardForward
@@ -28,10 +30,12 @@ __all__ = [
     "AdamW",
     "AutoencoderFeedback",
     "Backprop",
+    "ClappFeedback",
     "Course",
     "DifferenceReconstruction",
     "DirectFeedback",
     "DirectTraining",
+    "DualPropagation",
     "Feedback",
     "FeedbackAlignment",
     "FeedbackTraining",

@@ -25,7 +25,7 @@ from dtp_lightning.learners.optimizers import named_groups
 from dtp_lightning.learners.schedule import Schedule
 from dtp_lightning.learners.target_network import TargetNetwork
 from dtp_lightning.learners.trace import Observe, StageTrace, write_gradients
-from dtp_lightning.losses.objective import Objective, as_objective
+from dtp_lightning.losses.objective import Objective, as_objective, over_pairs
 from dtp_lightning.models.network import Network
 from dtp_lightning.models.stage import Stage, StageOutput
 from dtp_lightning.runtime import collectives
@@ -162,7 +162,7 @@ class Learner(nn.Module, ABC):
         """Learn from one batch.
 
         Args:
-            views: (V, B, C, H, W) in [0, 1]; V = 2 for the contrastive objectives. Where several processes train,
+            views: (V, B, C, H, W) in [0, 1]; V >= 2 for the contrastive objectives. Where several processes train,
                 each passes its share of the batch; all shares have the same size.
             labels: int64 (B,) in 0..K-1, for a supervised loss.
             update: steps the forward optimiser; default is its own ``step``. (A trainer counts batches here.)
@@ -256,15 +256,15 @@ class Learner(nn.Module, ABC):
         """
         loss = loss or self.loss
         by_view = collectives.all_gather(outputs.unflatten(0, (views, -1)), dim=1)
-        inputs = tuple(by_view)
-        if loss.target_momentum is not None:
-            assert targets is not None, "this objective needs the embeddings of a target network"
-            inputs += tuple(collectives.all_gather(targets.unflatten(0, (views, -1)), dim=1))
         if loss.supervised:
             assert labels is not None, "a supervised objective needs labels"
-            inputs = (by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
-        value: Tensor = loss(*inputs)
-        return value
+            value: Tensor = loss(by_view.flatten(0, 1), collectives.all_gather(labels).repeat(views))
+            return value
+        of_target: tuple[Tensor, ...] = ()
+        if loss.target_momentum is not None:
+            assert targets is not None, "this objective needs the embeddings of a target network"
+            of_target = tuple(collectives.all_gather(targets.unflatten(0, (views, -1)), dim=1))
+        return over_pairs(loss, tuple(by_view), of_target)
 
     def compute_head_gradients(
         self, traces: list[StageTrace], views: int, labels: Tensor | None = None

@@ -8,15 +8,25 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
+from torch import Tensor
 
 from dtp_lightning.loggers.predictions import Predictions
-from dtp_lightning.loggers.wandb_media import encoder_artifact, media_of, staged_in
+from dtp_lightning.loggers.tables import Table
+from dtp_lightning.loggers.wandb_media import (
+    aliases_of,
+    checkpoint_artifact,
+    encoder_artifact,
+    histograms_of,
+    media_of,
+    staged_in,
+    tables_of,
+)
 from dtp_lightning.runtime.metrics import metrics_of
 
 log = logging.getLogger(__name__)
@@ -52,7 +62,7 @@ class GuardedWandbLogger(WandbLogger):
     Args:
         run: a ``wandb.Run``.
         folder: the run folder.
-        tables: whether predictions are logged, as tables and confusion matrices.
+        tables: whether tables and confusion matrices are logged.
         encoder: whether the exported encoder is logged, as an artifact.
     """
 
@@ -87,25 +97,37 @@ class GuardedWandbLogger(WandbLogger):
     def log_predictions(self, predictions: Predictions, step: int) -> None:
         """Log per-class accuracy, misclassified images and confusion matrices, if tables are wanted."""
         if self._tables and predictions.of:
-            self._call(self._log_predictions, predictions, step)
+            self._call(self._log_media, media_of, predictions, step)
 
-    def _log_predictions(self, predictions: Predictions, step: int) -> None:
+    def log_tables(self, tables: Mapping[str, Table], step: int) -> None:
+        """Log tables, if they are wanted."""
+        if self._tables:
+            self._call(self._log_media, tables_of, tables, step)
+
+    def log_histograms(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Log histograms of values (M,)."""
+        self._call(self._log_media, histograms_of, values, step)
+
+    def _log_media(self, make: Callable[[Any], dict[str, Any]], found: object, step: int) -> None:
         with staged_in(self._folder / "wandb"):
-            super().log_metrics(media_of(predictions), step)
+            super().log_metrics(make(found), step)
 
-    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+    def log_encoder(self, weights: Path, checkpoint: Path) -> None:
         """Log an exported encoder, with the card beside it, as a version of the artifact ``encoder-<run id>``.
+
+        Where its checkpoint lies is a version of ``checkpoint-<run id>``, which is not uploaded.
 
         Args:
             weights: the ``.safetensors`` file.
-            aliases: of the version.
+            checkpoint: that it is from; its name decides the aliases.
         """
-        self._call(self._log_encoder, weights, aliases)
+        self._call(self._log_encoder, weights, checkpoint)
 
-    def _log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
+    def _log_encoder(self, weights: Path, checkpoint: Path) -> None:
         with staged_in(self._folder / "wandb"):
-            run = self.experiment
+            run, aliases = self.experiment, aliases_of(checkpoint.stem)
             run.log_artifact(encoder_artifact(run.id, weights), aliases=[*aliases])
+            run.log_artifact(checkpoint_artifact(run.id, checkpoint), aliases=[*aliases])
 
     def use_encoder(self, name: str) -> None:
         """Record in W&B's lineage that this run read an encoder; offline, and where there is none, nothing happens.

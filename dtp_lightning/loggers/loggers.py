@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from dtp_lightning.loggers.metrics_csv import MetricsCSV
 from dtp_lightning.loggers.predictions import PredictionLogger, Predictions
+from dtp_lightning.loggers.tables import HistogramLogger
 
 
 @runtime_checkable
@@ -39,8 +40,8 @@ class EncoderLogger(Protocol):
 
     wants_encoder: bool
 
-    def log_encoder(self, weights: Path, aliases: Sequence[str]) -> None:
-        """Log the ``.safetensors`` file, with the card beside it."""
+    def log_encoder(self, weights: Path, checkpoint: Path) -> None:
+        """Log the ``.safetensors`` file, with the card beside it, and where the checkpoint lies that it is from."""
 
 
 class Loggers:
@@ -83,27 +84,29 @@ class Loggers:
                     tracker.log_image(name, [str(path)], step=step)
 
     def log_predictions(self, predictions: Predictions, step: int) -> None:
-        """Log what probes predicted to the trackers that show it.
+        """Log what evaluations found image by image, to the trackers that show it.
 
         Args:
-            predictions: of the test split.
+            predictions: of the test split, and histograms.
             step: number of training batches.
         """
         for tracker in self.trackers:
             if isinstance(tracker, PredictionLogger):
                 tracker.log_predictions(predictions, step)
+            if isinstance(tracker, HistogramLogger) and predictions.histograms:
+                tracker.log_histograms(predictions.histograms, step)
 
-    def log_encoder(self, export: Callable[[], Mapping[Path, Sequence[str]]]) -> None:
+    def log_encoder(self, export: Callable[[], Mapping[Path, Path]]) -> None:
         """Log encoders to the trackers that want them; where none does, nothing is exported.
 
         Args:
-            export: writes them; file of weights -> aliases.
+            export: writes them; file of weights -> checkpoint.
         """
         wanting = [t for t in self.trackers if isinstance(t, EncoderLogger) and t.wants_encoder is True]
         if wanting:
-            for weights, aliases in export().items():
+            for weights, checkpoint in export().items():
                 for tracker in wanting:
-                    tracker.log_encoder(weights, aliases)
+                    tracker.log_encoder(weights, checkpoint)
 
     def close(self, *, failed: bool) -> None:
         """Close all loggers, so that the next job of a multirun starts its own.

@@ -1,8 +1,8 @@
-"""What the probes of an encoder said of each test image, for trackers that show more than numbers."""
+"""What the evaluations of an encoder found image by image, for trackers that show more than numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,23 +20,34 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Classes that probes predicted for the test split.
+    """Classes that probes predicted for the test split, and values of which evaluations have histograms.
 
     Attributes:
         images: of the test split.
         labels: int64 (N,) in 0..K-1.
         classes: names of the K classes.
         of: probe -> predicted classes, int64 (N,).
+        histograms: ``histograms/<evaluation>/<quantity>/<group>``, of the untrained encoder
+            ``histograms/random_encoder/...`` -> values (M,).
     """
 
     images: Readable
     labels: Tensor
     classes: Sequence[str]
     of: dict[str, Tensor] = field(default_factory=dict)
+    histograms: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, probe: str, predicted: Tensor) -> None:
         """Keep what a probe predicted."""
         self.of[probe] = predicted
+
+    def add_histograms(self, evaluation: str, values: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Keep the values of an evaluation, quantity -> group -> (M,); those that are not finite are left out."""
+        for quantity, groups in values.items():
+            for group, found in groups.items():
+                if len(finite := found[found.isfinite()]):
+                    name = f"histograms/{evaluation}/{quantity}/{group}".replace(" ", "_")
+                    self.histograms[name] = finite.cpu()
 
     def per_class(self) -> list[tuple[str, str, int, float]]:
         """Rows (probe, class, number of test images, accuracy in [0, 1]); classes without test images are left out."""

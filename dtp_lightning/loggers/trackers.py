@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import Tensor
 
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.loggers import guarded_wandb
@@ -57,7 +58,8 @@ def wandb_logger(
         notes: of W&B; default: what the presets say of themselves, and the settings.
         mode: ``auto`` is online for a user who is logged in (or set WANDB_MODE), else offline.
         system: measure the use of CPU, GPU, memory and disk, every 15 s.
-        tables: log what the probes predicted: per-class accuracy, misclassified images, confusion matrices.
+        tables: log per-class accuracy, misclassified images and confusion matrices of the probes, and what
+            ``callbacks=[pictures]`` saw: nearest neighbours and the map of the features.
         encoder: log the exported encoder with its card as an artifact.
 
     Returns:
@@ -102,12 +104,17 @@ def _init(identity: Identity, folder: Path, system: bool, mode: str, **told: Any
 
 
 class TensorBoardTracker(TensorBoardLogger):
-    """Lightning's TensorBoard logger, with a method for image files."""
+    """Lightning's TensorBoard logger, with methods for image files and histograms."""
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         """Log the first of the image files, as RGB uint8 (H, W, 3), under a name."""
         pixels = np.asarray(Image.open(images[0]).convert("RGB"))
         self.experiment.add_image(key, pixels, step, dataformats="HWC")
+
+    def log_histograms(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Log histograms of values (M,)."""
+        for name, found in values.items():
+            self.experiment.add_histogram(name, found, step)
 
 
 def tensorboard_logger(folder: Path, config: Mapping[str, Any]) -> Logger:

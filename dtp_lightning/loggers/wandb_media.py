@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from dtp_lightning.loggers.predictions import Predictions
+from dtp_lightning.loggers.tables import Picture, Table
 
 MOST_CLASSES = 100
 """Of a confusion matrix: W&B draws a cell for each pair, and shows 10,000 rows of a table at most."""
 ENCODER = ("encoder.safetensors", "encoder.json")
 """Names in an artifact, whatever the files were called: ``load_encoder(artifact.download())`` finds them."""
+BINS = 64
+"""Of a histogram, evenly wide from the smallest to the largest value; W&B's own number."""
 
 
 def media_of(predictions: Predictions) -> dict[str, Any]:
@@ -26,19 +32,46 @@ def media_of(predictions: Predictions) -> dict[str, Any]:
     import wandb
 
     classes = [*predictions.classes]
-    per_class = wandb.Table(columns=["probe", "class", "images", "accuracy"], data=[*predictions.per_class()])
-    wrong = wandb.Table(columns=["probe", "image", "class", "predicted"])
-    media: dict[str, Any] = {"tables/per_class": per_class, "tables/misclassified": wrong}
+    wrong = [
+        (probe, Picture(image), label, guess)
+        for probe in predictions.of
+        for image, label, guess in zip(*predictions.misclassified(probe), strict=True)
+    ]
+    tables = {
+        "tables/per_class": Table(["probe", "class", "images", "accuracy"], predictions.per_class()),
+        "tables/misclassified": Table(["probe", "image", "class", "predicted"], wrong),
+    }
+    media = tables_of(tables)
     for probe, predicted in predictions.of.items():
-        images, labels, said = predictions.misclassified(probe)
-        for image, label, guess in zip(images, labels, said, strict=True):
-            pixels = image.permute(1, 2, 0).squeeze(-1).cpu().numpy()
-            wrong.add_data(probe, wandb.Image(pixels), label, guess)
         if len(classes) <= MOST_CLASSES:
             media[f"confusion/{probe}"] = wandb.plot.confusion_matrix(
                 y_true=predictions.labels.tolist(), preds=predicted.tolist(), class_names=classes, title=probe
             )
     return media
+
+
+def tables_of(tables: Mapping[str, Table]) -> dict[str, Any]:
+    """Name -> W&B's table."""
+    import wandb
+
+    def cell(value: str | int | float | Picture) -> Any:
+        if not isinstance(value, Picture):
+            return value
+        return wandb.Image(value.pixels.permute(1, 2, 0).squeeze(-1).cpu().numpy(), caption=value.caption or None)
+
+    return {
+        name: wandb.Table(columns=[*table.columns], data=[[cell(value) for value in row] for row in table.rows])
+        for name, table in tables.items()
+    }
+
+
+def histograms_of(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Name -> W&B's histogram."""
+    import wandb
+
+    return {
+        name: wandb.Histogram(np_histogram=np.histogram(found.numpy(), bins=BINS)) for name, found in values.items()
+    }
 
 
 def encoder_artifact(run_id: str, weights: Path) -> Any:
@@ -60,6 +93,23 @@ def encoder_artifact(run_id: str, weights: Path) -> Any:
     )  # fmt: skip
     for path, name in zip((weights, card_path), ENCODER, strict=True):
         artifact.add_file(str(path), name=name, policy="immutable")  # no copy: the run folder has it
+    return artifact
+
+
+def checkpoint_artifact(run_id: str, checkpoint: Path) -> Any:
+    """Where a checkpoint lies, and its MD5 and size: a reference, of which W&B gets no byte.
+
+    Args:
+        run_id: of the W&B run.
+        checkpoint: the file.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(
+        f"checkpoint-{run_id}", type="checkpoint",
+        description="Where the checkpoint lies: dtp evaluate FILE, dtp export FILE, resume=FILE",
+    )  # fmt: skip
+    artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name)
     return artifact
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -48,8 +50,21 @@ class ClappHinge(Objective):
                 f"loss.embedding_dim={self.predict.in_features}, but embeddings have {z0.shape[1]} numbers: "
                 "set it to model.embedding_dim"
             )
-        scores = z0 @ self.predict(z1).T
-        right = torch.relu(self.margin - scores.diagonal()).mean()
-        wrong = torch.relu(self.margin + scores)
-        others = wrong.sum() - wrong.diagonal().sum()
-        return right + others / max(1, len(z0) * (len(z0) - 1))
+        return clapp_hinge(z0, self.predict(z1), self.margin)
+
+
+def clapp_hinge(z: Tensor, predicted: Tensor, margin: float = 1.0, negatives: Literal["all", "next"] = "all") -> Tensor:
+    """Scalar: activities z (B, D) are to agree with what is predicted of them (B, D), and not with what is of others.
+
+    Args:
+        z, predicted: row i of both from the same image; the score of a pair is their inner product.
+        margin: of both hinges, in units of the score.
+        negatives: ``all`` other images' activities, or that of the ``next`` image in the batch.
+    """
+    scores = z @ predicted.T
+    right = torch.relu(margin - scores.diagonal()).mean()
+    wrong = torch.relu(margin + scores)
+    if negatives == "next":
+        return right + wrong.roll(-1, 0).diagonal().mean() if len(z) > 1 else right
+    others = wrong.sum() - wrong.diagonal().sum()
+    return right + others / max(1, len(z) * (len(z) - 1))

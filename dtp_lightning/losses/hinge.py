@@ -165,7 +165,7 @@ class ContrastiveHinge(L1Objective):
             if self.reduction == "active":
                 share = 1 / (active.sum(1, keepdim=True).clamp(min=1) * batch).to(inside.dtype)
             else:
-                share = inside.new_tensor(1 / max(1, batch * (batch - 1)) if self.reduction == "mean" else 1.0)
+                share = inside.new_full((), 1 / max(1, batch * (batch - 1)) if self.reduction == "mean" else 1.0)
             value.add_((inside * share).sum())
             return -share * active
 

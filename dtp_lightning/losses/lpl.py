@@ -31,6 +31,8 @@ class LatentPredictive(Objective):
     '0.4055'
     """
 
+    any_views = True
+
     def __init__(
         self,
         predictive: NonNegativeFloat = 1.0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from lightly.utils.scheduler import cosine_schedule
 from pydantic import Field
 from torch import Tensor, nn
@@ -42,12 +44,14 @@ class Objective(nn.Module):
     Attributes:
         supervised: how ``forward`` is called. False: with one tensor of embeddings (B, D) a view, row i of all from
             image i. True: with logits (N, K) and labels int64 (N,) in 0..K-1.
+        any_views: whether ``forward`` takes any number of views. Else it takes two: see :func:`over_pairs`.
         smallest_batch: number of images that a batch must hold. A contrastive loss compares at least 2.
         target_momentum: of the target network that the objective needs; None: it needs none. Where it does, ``forward``
             is given that network's embeddings as well, one tensor (B, D) a view without a graph, after the others.
     """
 
     supervised: bool = False
+    any_views: bool = False
     smallest_batch: int = 2
     target_momentum: TargetMomentum | None = None
 
@@ -88,6 +92,29 @@ def as_objective(loss: nn.Module) -> Objective:
         return loss
     declared = getattr(loss, "supervised", False)  # a user's own module may say so without deriving from Objective
     return LibraryObjective(loss, supervised=declared or isinstance(loss, CLASSIFICATION))
+
+
+def over_pairs(loss: Objective, views: Sequence[Tensor], targets: Sequence[Tensor] = ()) -> Tensor:
+    """The objective of two views, or its mean over the pairs of more than two, scalar.
+
+    Pairs are those with one of the first two views in them, the large crops: (0, 1), (0, 2), (1, 2), (0, 3), (1, 3),
+    ... Caron et al. (2020), Eq. 7, predict every view from the large crops; here both ways round.
+
+    Args:
+        loss: not a supervised one.
+        views: embeddings, (B, D) each.
+        targets: those of the target network, of the same shape, or none.
+
+    >>> from dtp_lightning.losses import PositiveOnly
+    >>> over_pairs(PositiveOnly(), [torch.tensor([[x]]) for x in (0.0, 3.0, 9.0)])  # 3, 9 and 6
+    tensor(6.)
+    """
+    if len(views) <= 2 or loss.any_views:
+        value: Tensor = loss(*views, *targets)
+        return value
+    pairs = [(large, other) for other in range(1, len(views)) for large in (0, 1) if large < other]
+    values = [loss(*(of[i] for of in (views, targets) if of for i in pair)) for pair in pairs]
+    return torch.stack(values).mean()
 
 
 def check_comparisons(name: str, loss: Objective, views: int, batch_size: int) -> None:

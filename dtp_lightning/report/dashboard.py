@@ -34,7 +34,7 @@ def tracked(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def workspace(runs: Sequence[Mapping[str, Any]], entity: str, project: str, name: str) -> Workspace:
-    """Training, probes, alignment, distances and cost of these runs, grouped by learner.
+    """Training, probes, pictures, tables, alignment, distances and cost of these runs, grouped by learner.
 
     A section is there if some run logged anything that belongs in it. A learner's line is the mean over its runs, its
     band their standard deviation. Where its runs are of several tasks, there are groups inside its group.

@@ -17,11 +17,12 @@ SECTIONS = {
     "training": r"train/.*|val/loss|plots/(views|curves)",
     "probes": r"val/\w+_acc|.*/test_acc|plots/confusion_.*",
     "pictures": r"plots/(embedding_map|neighbours|filters)",
+    "tables": r"tables/.*",
     "alignment": r"diagnostics/.*|plots/diagnostics",
     "distances": r".*distances/.*|plots/distances",
     "cost": r"(fit|cost)/.*",
 }
-"""Section -> names of the quantities and figures in it, whole; what fits none (such as a probe's C) has no panel."""
+"""Section -> names of the quantities, figures and tables in it, whole; what fits none (as a probe's C) has no panel."""
 LOGARITHMIC = re.compile(r"train/local_loss/.*|.*norm_ratio/.*")
 ACROSS = 3  # panels in a row of a section
 
@@ -73,6 +74,12 @@ def group_of(run: Mapping[str, Any]) -> str:
     return given if given not in (None, "None") else "{dataset}-{model}-{loss}".format(**run)
 
 
+def tables_in(folder: Path) -> set[str]:
+    """Names of the tables that a run logged to W&B, without those of charts."""
+    files = folder.glob("wandb/*run-*/files/media/table/tables/*.table.json")
+    return {f"tables/{re.sub(r'_[0-9]+_[0-9a-f]+[.]table[.]json$', '', path.name)}" for path in files}
+
+
 def panels(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Section -> its panels, each of what some run logged; sections of which no run logged anything are not there."""
     from wandb_workspaces.reports import v2 as wr
@@ -83,16 +90,18 @@ def panels(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     curves = sorted({name for folder in folders for name in metrics_of(folder / "metrics.csv").names})
     bars = sorted({name for run in runs for name in scalars_of(run)})
     pictures = sorted({name for folder in folders for name in figures_in(folder)})
+    tables = sorted({name for folder in folders for name in tables_in(folder)})
     bands: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     found = {}
     for section, pattern in SECTIONS.items():
-        inside = [[name for name in names if re.fullmatch(pattern, name)] for names in (curves, bars, pictures)]
+        inside = [[name for name in names if re.fullmatch(pattern, name)] for names in (curves, bars, pictures, tables)]
         there: list[Any] = [
             wr.LinePlot(title=title, x=STEP, y=[*names], log_y=bool(LOGARITHMIC.fullmatch(names[0])) or None, **bands)
             for title, names in panels_of(inside[0]).items()
         ]
         there += [wr.BarPlot(title=title, metrics=[*names], **bands) for title, names in panels_of(inside[1]).items()]
         there += [wr.MediaBrowser(title=name, media_keys=[name], num_columns=1) for name in inside[2]]
+        there += [wr.WeavePanelSummaryTable(table_name=name) for name in inside[3]]
         if there:
             found[section] = there
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def _reason(error: Path) -> str:
     return " ".join(text) or "stopped from outside"
 
 
-def ended(folder: Path) -> int:
-    """How many jobs below a folder finished or failed."""
-    return len({path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)})
+def ended(folder: Path, jobs: Collection[str] | None = None) -> int:
+    """How many jobs below a folder finished or failed: all, or those of the given names."""
+    found = {path.parent for name in ("summary.json", "error.txt") for path in folder.rglob(name)}
+    return len(found) if jobs is None else sum(path.relative_to(folder).as_posix() in jobs for path in found)
