@@ -46,6 +46,8 @@ def test_how_a_run_was_started_is_no_setting(tmp_path: Path) -> None:
     words = ("resume=true", "workers=0", "loading=stream", "+trainer.profiler=simple", "trainer.accelerator=cpu")
     write_run(tmp_path / "0", "dtp", 0, 0.9, *words, "learner.target_step=1", "+callbacks.alignment.images=9")
     assert settings_of(tmp_path / "0") == "learner.target_step=1"
+    write_run(tmp_path / "1", "dtp", 1, 0.9, "++learner.target_step=1")
+    assert settings_of(tmp_path / "1") == "learner.target_step=1", "set or added: the same setting"
 
 
 def test_command_saves_what_it_shows(tmp_path: Path) -> None:

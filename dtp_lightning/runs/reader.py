@@ -84,7 +84,7 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
     text = overrides.read_text(encoding="utf-8", errors="replace") if overrides.exists() else ""
-    given = [line[2:].strip() for line in text.splitlines()]
+    given = [line[2:].strip().removeprefix("++") for line in text.splitlines()]
     return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
