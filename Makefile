@@ -82,7 +82,7 @@ test: $(VENV)/.installed-test ## the test suite, without what takes many minutes
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, SLURM, 2,000 epochs; writes docs/guides/resume.md
-	$(BIN)/python -m pytest -m faults -s --faults-table docs/guides/resume.md $(ARGS)
+	FAULTS_TABLE=docs/guides/resume.md $(BIN)/python -m pytest -m faults -s $(ARGS)
 
 test-wheel: $(VENV)/.installed-test ## builds the wheel, installs it elsewhere, uses it in an empty folder; needs a registry
 	$(BIN)/python -m pytest -m wheel -s $(ARGS)

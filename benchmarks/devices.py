@@ -109,7 +109,7 @@ def worker(rank: int, port: int, arguments: argparse.Namespace) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """The page's table."""
     lines = [
-        "| | KiB a step | of them embeddings | half the batch each | a whole batch each |",
+        "| | KiB a step | of them activations | half the batch each | a whole batch each |",
         "|---|---|---|---|---|",
     ]
     for row in rows:

@@ -30,13 +30,9 @@ CONFS = [CONF, *([Path(OWN).resolve()] if OWN else [])]
 TINY = ImageSpec(channels=3, height=16, width=16, mirror_safe=True)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults-table", type=Path, help="write what was survived to this page (make test-faults)")
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    if page := config.getoption("--faults-table"):
-        config.pluginmanager.register(FaultsTable(page))
+    if page := os.environ.get("FAULTS_TABLE"):  # make test-faults
+        config.pluginmanager.register(FaultsTable(Path(page)))
 
 
 def options(group: str) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +30,7 @@ class FaultsTable:
         """What each test is called."""
         for item in session.items:
             if item.get_closest_marker("faults") and isinstance(item, pytest.Function):
-                self.named[item.nodeid] = (words_of(item.function), item.path.name)
+                self.named[item.nodeid] = (words_of(item.originalname), item.path.name)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count it; ``record_property("tried", n)`` says how many faults one test makes."""
@@ -58,8 +56,6 @@ class FaultsTable:
         return HEAD + "".join(f"| {a} | `{b}` | {times} | {lost} |\n" for (a, b), (times, lost) in ordered)
 
 
-def words_of(test: Any) -> str:
-    """The first sentence of a test's docstring, or its name in words."""
-    text = (inspect.getdoc(test) or test.__name__.removeprefix("test_").replace("_", " ")).split("\n\n")[0]
-    text = re.split(r"\.(?:\s|$)", " ".join(text.split()))[0].replace("|", "\\|")
-    return text[0].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+def words_of(test: str) -> str:
+    """A test's name in words."""
+    return test.removeprefix("test_").replace("_", " ")

@@ -10,10 +10,11 @@ import processes
 import pytest
 import torch
 from cases import plain_recipe, settings
-from conftest import ROOT
+from conftest import ROOT, composed
 
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 
 
@@ -67,3 +68,16 @@ def test_kernels() -> None:
     assert {row[0] for row in rows} == {"TransposedConv", "weight_gradient", "MeanSquare", "LocalDifference"}
     for kernel, case, *_, difference in rows:
         assert float(difference) < (1e-2 if "bfloat16" in case else 1e-5), (kernel, case)
+
+
+@pytest.mark.slow
+def test_devices() -> None:
+    command = [sys.executable, "benchmarks/devices.py", "--learners", "bp", "--batch", "4", "--repeats", "1"]
+    done = processes.run(command, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    model = build(checked(composed("learner=bp")[0]).model, images=ImageSpec(1, 28, 28, mirror_safe=False))
+    learning = [model.head, *(stage.forward_map for stage in model.stages)]
+    forward = sum(p.numel() for part in learning for p in part.parameters())
+    assert row["all_gather"] == 4 * 2 * 64 * 4, "4 images of 2 views, 64 float32 numbers each"
+    assert row["all_reduce"] == 4 * forward and row["bytes"] == row["all_gather"] + row["all_reduce"]
