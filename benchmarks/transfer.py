@@ -131,7 +131,7 @@ def draw(results: Path, path: Path = FIGURE) -> None:
                 dots = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)]
                 axes.plot([x] * len(dots), dots, ".", color=colour, ms=4, alpha=0.6)
         axes.axhline(0, color="#1b1f24", lw=1)
-        axes.set_xticks(range(len(shown)), [name.replace(" of ", "\nof ", 1) for name in shown])
+        axes.set_xticks(range(len(shown)), [name.replace(" of ", " of\n", 1) for name in shown])
         axes.set_ylabel(f"contrastive {MINUS} supervised, points")
         axes.grid(axis="x", visible=False)
         axes.legend(loc="upper left")

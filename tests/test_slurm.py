@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node on this machine: what docs/guides/clusters.md says of it is submitted and pre-empted.
+"""A SLURM cluster of one node on this machine: what docs/guides/clusters.md says of it is submitted and preempted.
 
 Debian: ``apt install slurm-wlm munge``, and root, whom slurmd runs jobs for. Elsewhere these tests say what they miss.
 """
