@@ -146,7 +146,7 @@ def costs(results: Path) -> dict[str, int]:
         return {row["preset"]: int(row["epochs"]) for row in csv.DictReader(file)}
 
 
-TABLES = {"compute": compute_table, "hours": hours_table, "conditions": transfer.table}
+TABLES = {"compute": compute_table, "hours": hours_table, "conditions": transfer.judged_table}
 
 
 def filled(text: str, results: Path) -> str:

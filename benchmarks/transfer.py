@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from claims import ABOVE, BELOW, reading
+
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.statistics import Interval, Paired
@@ -30,6 +32,12 @@ CONDITIONS = {  # word of the settings -> what the supervised loss is told
     "dataset.labelled_fraction=0.01": "labels of 1 %",
 }
 PROBES = ("linear", "knn")
+VERDICT = {  # where the interval of the gain by the first probe lay when docs/reproduction.md was written
+    "all labels": BELOW,
+    "80 % of labels wrong": ABOVE,
+    "2 coarse classes": ABOVE,
+    "labels of 1 %": ABOVE,
+}
 
 Values = dict[str, dict[int, Run]]
 
@@ -89,6 +97,21 @@ def table(results: Path) -> str:
             entries.append(said(pair.difference) if pair else NONE)
         made.rows.append([Entry(entry) for entry in (name, str(len(runs)), *entries)])
     return made.markdown()
+
+
+def judged_table(results: Path) -> str:
+    """:func:`table`, as long as it says what the verdict was written for.
+
+    Raises:
+        DataError: a gain lies elsewhere now, or a condition is new.
+    """
+    found = gains(conditions_of(read_runs([results / "transfer.csv"])), PROBES[0])
+    now = {name: reading(pair) for name, pair in found.items()}
+    if now != VERDICT:
+        raise DataError(
+            f"results/transfer.csv reads {now}: read claim 5 in docs/reproduction.md again, then mend VERDICT"
+        )
+    return table(results)
 
 
 def said(interval: Interval) -> str:

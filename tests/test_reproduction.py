@@ -57,6 +57,13 @@ def test_a_verdict_that_no_longer_holds_stops_the_page(results: Path) -> None:
         reproduction.filled("<!-- table: backprop -->\n<!-- end -->", results)
 
 
+def test_a_condition_that_turned_stops_the_page(results: Path) -> None:
+    path = results / "transfer.csv"
+    save_runs([run | {"linear/test_acc": 0.6 + run["seed"] / 100} for run in read_runs([path])], path)
+    with pytest.raises(DataError, match=r"'all labels': 'holds 0'.*read claim 5"):
+        reproduction.filled("<!-- table: conditions -->\n<!-- end -->", results)
+
+
 def test_two_runs_of_one_seed_stop_the_page(results: Path) -> None:
     change(results / "distances.csv", loss="simclr")
     with pytest.raises(DataError, match="several runs are one cell and seed"):
