@@ -100,7 +100,7 @@ def train(*arguments: str, folder: Path, **environment: str) -> subprocess.Compl
 
 WRONG_LINES = [
     ("lerner=dtp", "error: unknown key 'lerner'; did you mean 'learner'?"),
-    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, ddtp_linear, dfa, "),
+    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, clapp_feedback, ddtp_linear, "),
     ("experiment=smok", "error: experiment=smok: no such choice; did you mean 'smoke'?"),
     ("evaluation=[linear,kn]", "error: evaluation=kn: no such choice; did you mean 'knn'?"),
     ("trainer.max_epoch=3", "error: unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"),
@@ -136,7 +136,7 @@ def test_help_is_useful_and_quick(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         seconds.append(processor() - begun)
     assert done.returncode == 0
-    for expected in ("dtp train loss=hinge learner=dtp", "learner: bp, ddtp_linear, dfa", "batch_size: "):
+    for expected in ("dtp train loss=hinge learner=dtp", "learner: bp, clapp_feedback, ddtp_linear", "batch_size: "):
         assert expected in done.stdout
     assert min(seconds) < 2
 

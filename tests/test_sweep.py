@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import signal
@@ -125,7 +126,7 @@ def test_jobs_of_another_sweep_in_the_folder_do_not_count(tmp_path: Path, capsys
 
 def test_jobs_of_another_sweep_are_not_taken_for_done(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A job's folder is known before it runs: what another command line left in the folder is not one of ours."""
-    config = wandb_sweeps.composed("bp_vs_dtp")
+    config = copy.deepcopy(wandb_sweeps.composed("bp_vs_dtp"))
     config.hydra.overrides.task = ["seed=0,1", "batch_size=50", "dataset.root=/data", "loss=[hinge]"]
     config.hydra.sweep.dir = str(tmp_path)
     jobs = jobs_of(config)

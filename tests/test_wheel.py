@@ -86,7 +86,7 @@ def test_in_an_empty_folder(installed: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "learner: bp, ddtp_linear, dfa" in dtp("train", "--help")
+    assert "learner: bp, clapp_feedback, ddtp_linear" in dtp("train", "--help")
     assert "run folder" in dtp("train", "experiment=smoke")
     (summary,) = here.glob("outputs/*/*/summary.json")
     run, trained = summary.parent, json.loads(summary.read_text())
