@@ -166,6 +166,13 @@ def serve(address: str, parent: socket.socket) -> None:
         os._exit(0)
 
 
+def _own_media_folder() -> None:
+    """W&B makes one when it is imported, for tables and images; the first process to end would remove that of all."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
+
+
 def _become(task: Mapping[str, Any], handles: Sequence[int]) -> None:
     """Be the command: what ``python WORDS`` finds, and how it ends."""
     code: object = 1
@@ -176,6 +183,7 @@ def _become(task: Mapping[str, Any], handles: Sequence[int]) -> None:
         for number, handle in zip((1, 2), handles, strict=True):
             os.dup2(handle, number)
             os.close(handle)
+        _own_media_folder()
         os.chdir(task["cwd"])
         os.environ.clear()
         os.environ.update(task["env"])

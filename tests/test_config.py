@@ -100,7 +100,7 @@ def train(*arguments: str, folder: Path, **environment: str) -> subprocess.Compl
 
 WRONG_LINES = [
     ("lerner=dtp", "error: unknown key 'lerner'; did you mean 'learner'?"),
-    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, clapp_feedback, ddtp_linear, "),
+    ("learner=dpt", "error: learner=dpt: no such choice; did you mean 'dtp'? (there is: bp, clapp_feedback, "),
     ("experiment=smok", "error: experiment=smok: no such choice; did you mean 'smoke'?"),
     ("evaluation=[linear,kn]", "error: evaluation=kn: no such choice; did you mean 'knn'?"),
     ("trainer.max_epoch=3", "error: unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"),
