@@ -100,7 +100,7 @@ class PretrainModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One learner step; metrics leave the device only when they are logged."""
         log_now = self.is_logging_step()
-        views = self.augment(batch.images)
+        views = self.views(batch.images)
         observe = (lambda traces: [each(traces, batch) for each in self.observers]) if self.observers else None
         metrics = self.learner.step(views, batch.labels, update=self._counted_update, observe=observe, measure=log_now)
         self.last_loss = metrics["loss"]
@@ -123,10 +123,16 @@ class PretrainModule(pl.LightningModule):
         device = batch.images.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(VALIDATION_SEED + batch_idx + 1_000_003 * self.global_rank)
-            views = self.augment(batch.images)
+            views = self.views(batch.images)
         loss, outputs = self.learner.evaluate(views, batch.labels)
         self.log("val/loss", loss, batch_size=len(batch.images))
         return outputs[: len(batch.images)]
+
+    def views(self, images: Tensor) -> Tensor:
+        """In 32 bits under bf16-mixed too, which would round the places of crops and the pixels."""
+        with torch.autocast(images.device.type, enabled=False):
+            views: Tensor = self.augment(images)
+        return views
 
     def _counted_update(self) -> None:
         optimizers = self.optimizers()

@@ -16,6 +16,7 @@ from dtp_lightning.augment.geometry import random_affine, random_blur, random_fl
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.module import PretrainModule
 
 COLOUR, DIGITS = ImageSpec(3, 16, 16, True), ImageSpec(1, 16, 16, False)
 AUGMENTS = options("augment")
@@ -45,6 +46,16 @@ def test_contract(name: str, spec: ImageSpec) -> None:
     torch.manual_seed(0)
     assert torch.equal(views, augment(same)), "the seed decides"
     assert augment(same[:1]).shape[1] == 1
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_bf16_rounds_no_view(name: str) -> None:
+    module = PretrainModule(torch.nn.Identity(), build(checked(composed(f"augment={name}")[0]).augment, images=COLOUR), 0)
+    torch.manual_seed(0)
+    expected = module.views(images(3))
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(module.views(images(3)), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["thesis", "paper", "simclr", "cifar"])
