@@ -26,7 +26,7 @@ CURVES = ROOT / "results" / "local_rules_curves.csv"
 RATE = "learner.forward_optimizer.lr"
 RATES = ("3e-4", "1e-3", "3e-3")
 PROBE = "few_labels/1000"
-CURVE = "val/online_probe_acc"
+CURVE = "val/knn_acc"
 COMMON = (
     *("bp", "dtp", "dtp_mirror", "ldrl", "dtp_autoencoder", "ddtp_linear", "dfa", "fa", "kolen_pollack", "sign_symmetric"),
     *("dual_propagation", "local_blocks", "loco", "rll", "lpl", "clapp_feedback", "urf", "fwdtp", "sdtp", "tp", "drl"),
