@@ -1,16 +1,18 @@
-"""Every learning rule under one objective, network, probe and budget: runs, results/local_rules.csv, table and figure.
+"""Every learning rule under one objective, network, probe and budget: the runs, and results/local_rules.csv.
 
     python benchmarks/local_rules.py run FOLDER [--seeds 0 1 2] [--only bp dtp] [dataset.root=~/datasets]
+    python benchmarks/local_rules.py equal-macs FOLDER # again, on as many images as bp's arithmetic pays for
     python benchmarks/local_rules.py save FOLDER       # results/local_rules.csv and local_rules_curves.csv
-    python benchmarks/local_rules.py                   # table and docs/images/local_rules.png, of these files
+    python benchmarks/local_rules.py                   # table and figure of docs/learners/comparison.md, of these files
 
-``run`` takes what sweeps/local_rules.yaml says, in which each rule tries three rates at the first seed; the best of them
-by validation runs on the others. What is finished is not run again.
+``run`` takes what sweeps/local_rules.yaml says, in which each rule tries three rates at the first seed; the best of
+them by validation runs on the others. What is finished is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,8 +29,24 @@ RATE = "learner.forward_optimizer.lr"
 RATES = ("3e-4", "1e-3", "3e-3")
 PROBE = "few_labels/1000"
 CURVE = "val/knn_acc"
+MACS = "cost/macs_per_image"
+SHARE = "trainer.limit_train_batches"
+BATCH = 50  # images
+EQUAL = 0.05
+"""A rule whose step costs bp's within this share has spent equal arithmetic after equal epochs."""
 COMMON = (
-    *("bp", "dtp", "dtp_mirror", "ldrl", "dtp_autoencoder", "ddtp_linear", "dfa", "fa", "kolen_pollack", "sign_symmetric"),
+    *(
+        "bp",
+        "dtp",
+        "dtp_mirror",
+        "ldrl",
+        "dtp_autoencoder",
+        "ddtp_linear",
+        "dfa",
+        "fa",
+        "kolen_pollack",
+        "sign_symmetric",
+    ),
     *("dual_propagation", "local_blocks", "loco", "rll", "lpl", "clapp_feedback", "urf", "fwdtp", "sdtp", "tp", "drl"),
 )
 RULES: dict[str, tuple[str, ...]] = {
@@ -38,7 +56,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "forward_forward": ("model=ff", "model.channels=[16,32,64]"),
     "softhebb": ("model=softhebb", "model.channels=[12,48,192]"),
 }
-"""Rule -> what it needs beside its name: a number of its own, or the network that its paper asks for, at bp's order of cost."""
+"""Rule -> what it needs beside its name: a number of its own, or its paper's network, at about bp's cost."""
 OWN_RATES = {"softhebb": ("0.01", "0.03", "0.1")}  # of plain SGD: the others have Adam
 
 
@@ -53,49 +71,86 @@ def best_rate(runs: Sequence[Run], rule: str, seed: int) -> str:
     Raises:
         DataError: there is no such run.
     """
-    tried = [run for run in runs if run["learner"] == rule and run["seed"] == seed]
+    tried = [run for run in runs if run["learner"] == rule and run["seed"] == seed and not is_equal_macs(run)]
     if not tried:
         raise DataError(f"no finished run of {rule} at seed {seed}")
     return rate_of(max(tried, key=lambda run: run[f"{PROBE}/val_acc"]))
 
 
+def is_equal_macs(run: Run) -> bool:
+    """Whether its number of images was made to fit bp's arithmetic."""
+    return any(word.startswith(f"{SHARE}=") for word in run["settings"].split())
+
+
+def sweep(folder: Path, rule: str, rates: Sequence[str], seed: int, words: Sequence[str]) -> None:
+    """A rule's runs at these rates; that one of them failed is no reason to leave the rules after it."""
+    command = [
+        *(sys.executable, "-m", "dtp_lightning", "sweep", "local_rules", f"learner={rule}", *RULES[rule]),
+        *(f"{RATE}={','.join(rates)}", f"seed={seed}", f"hydra.sweep.dir={folder.absolute()}", *words),
+    ]
+    print(f"$ {' '.join(command[1:])}", flush=True)
+    subprocess.run(command, cwd=ROOT, check=False)
+
+
 def run_rules(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
-    """All rates of each rule at the first seed, then the best of them at the others; a rule that fails is passed over."""
-    for number, seed in enumerate(seeds):
+    """All rates of each rule at the first seed, then the best of them at the others."""
+    for rule in rules:
+        sweep(folder, rule, OWN_RATES.get(rule, RATES), seeds[0], words)
+    for seed in seeds[1:]:
         for rule in rules:
-            rates = OWN_RATES.get(rule, RATES)
-            if number:
-                rates = (best_rate(read_runs([folder]), rule, seeds[0]),)
-            command = [
-                *(sys.executable, "-m", "dtp_lightning", "sweep", "local_rules", f"learner={rule}", *RULES[rule]),
-                *(f"{RATE}={','.join(rates)}", f"seed={seed}", f"hydra.sweep.dir={folder.absolute()}", *words),
-            ]
-            print(f"$ {' '.join(command[1:])}", flush=True)
-            subprocess.run(command, cwd=ROOT, check=False)
+            sweep(folder, rule, (best_rate(read_runs([folder]), rule, seeds[0]),), seed, words)
+
+
+def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
+    """The best rate of each rule on so many images that it spends what bp spends; bp's own rules need no second run."""
+    runs = read_runs([folder])
+    reference = next(run[MACS] for run in runs if run["learner"] == "bp")
+    for seed in seeds:
+        for rule in rules:
+            ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
+            if abs(ratio - 1) > EQUAL:
+                rate = best_rate(runs, rule, seeds[0])
+                sweep(folder, rule, (rate,), seed, [f"{SHARE}={0.15 / ratio:.4f}", *words])
 
 
 def save(folder: Path) -> None:
-    """The summaries of the finished runs and their curves, as CSV files."""
+    """The summaries of the finished runs, and their curves: k-NN accuracy after so many images."""
     runs = read_runs([folder])
     save_runs(runs, RESULTS)
+    with CURVES.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("learner", "settings", "seed", "epoch", "images", "macs", CURVE))
+        for run in runs:
+            with (Path(run["folder"]) / "metrics.csv").open(newline="") as metrics:
+                for row in csv.DictReader(metrics):
+                    if row[CURVE]:
+                        images = BATCH * (int(row["step"]) + 1)
+                        values = (run["learner"], run["settings"], run["seed"], int(row["epoch"]) + 1, images)
+                        writer.writerow((*values, round(images * run[MACS]), row[CURVE]))
 
 
 def main() -> None:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
-    running = commands.add_parser("run")
-    running.add_argument("folder", type=Path)
-    running.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    running.add_argument("--only", nargs="+", choices=list(RULES), default=list(RULES))
-    saving = commands.add_parser("save")
-    saving.add_argument("folder", type=Path)
+    for name in ("run", "equal-macs", "save"):
+        command = commands.add_parser(name)
+        command.add_argument("folder", type=Path)
+        if name != "save":
+            command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+            command.add_argument("--only", nargs="+", choices=list(RULES), default=list(RULES))
     arguments, words = parser.parse_known_args()
     try:
-        if arguments.command == "run":
-            run_rules(arguments.folder, arguments.only, arguments.seeds, words)
-        elif arguments.command == "save":
+        if arguments.command == "save":
             save(arguments.folder)
+        elif arguments.command:
+            runner = run_rules if arguments.command == "run" else run_equal_macs
+            runner(arguments.folder, arguments.only, arguments.seeds, words)
+        else:
+            from local_rules_table import draw, table
+
+            print(table(RESULTS))
+            draw(RESULTS, CURVES)
     except DataError as error:
         sys.exit(f"error: {error}")
 

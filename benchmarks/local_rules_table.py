@@ -1,0 +1,188 @@
+"""Table and figure of results/local_rules.csv: what every learning rule reaches, for how much arithmetic."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_rules import CURVE, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
+
+from dtp_lightning.report.cells import Run
+from dtp_lightning.report.statistics import Interval, Paired
+from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
+from dtp_lightning.runs.reader import read_runs
+
+FIGURE = ROOT / "docs" / "images" / "local_rules.png"
+FAMILIES = {
+    "error comes down the network": (
+        *("bp", "dtp", "dtp_mirror", "ldrl", "dtp_autoencoder", "drl", "tp", "sdtp", "fwdtp"),
+        *("fa", "urf", "sign_symmetric", "kolen_pollack", "dual_propagation"),
+    ),
+    "error comes straight from the embedding": ("dfa", "ddtp_linear"),
+    "each stage has an objective": ("local_blocks", "loco", "gll", "rll", "lpl", "clapp_feedback"),
+    "no objective above a stage": ("scff", "forward_forward", "softhebb"),
+}
+SHOWN = ("bp", "dtp", "fa", "dfa", "local_blocks", "lpl", "clapp_feedback", "softhebb")
+"""Whose curves are drawn: one or two of each family."""
+
+
+@dataclass
+class Rule:
+    """The runs of a rule at its chosen rate.
+
+    Attributes:
+        name, rate: which.
+        trials: rates tried at the first seed.
+        equal_epochs, equal_macs: seed -> run.
+    """
+
+    name: str
+    rate: str
+    trials: int
+    equal_epochs: dict[int, Run] = field(default_factory=dict)
+    equal_macs: dict[int, Run] = field(default_factory=dict)
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of a training step for an image, both views."""
+        return next(iter(self.equal_epochs.values()))[MACS]
+
+    @property
+    def model(self) -> str:
+        """The network, with the channels where they are its own."""
+        run = next(iter(self.equal_epochs.values()))
+        own = [word.partition("=")[2] for word in run["settings"].split() if word.startswith("model.channels=")]
+        return " ".join([run["model"], *own])
+
+
+def accuracies(runs: Mapping[int, Run], *, untrained: bool = False) -> dict[int, float]:
+    """Seed -> test accuracy in percent."""
+    key = f"{'random_encoder/' if untrained else ''}{PROBE}/test_acc"
+    return {seed: 100 * run[key] for seed, run in runs.items()}
+
+
+def rules_of(path: Path, first_seed: int = 0) -> list[Rule]:
+    """The rules of a results file, best mean first.
+
+    Raises:
+        DataError: a rule has no run at the first seed.
+    """
+    runs = read_runs([path])
+    found = []
+    for name in dict.fromkeys(run["learner"] for run in runs):
+        own = [run for run in runs if run["learner"] == name]
+        rate = best_rate(runs, name, first_seed)
+        rule = Rule(name, rate, len({rate_of(run) for run in own}))
+        for run in own:
+            if rate_of(run) == rate:
+                (rule.equal_macs if is_equal_macs(run) else rule.equal_epochs)[run["seed"]] = run
+        found.append(rule)
+    return sorted(found, key=lambda rule: -_mean(accuracies(rule.equal_epochs)))
+
+
+def table(path: Path) -> str:
+    """Markdown: a row for each rule; differences are paired by seed."""
+    rules = rules_of(path)
+    bp = next(rule for rule in rules if rule.name == "bp")
+    heads = ["`learner=`", "network", "rate", "n", "test", f"{MINUS} untrained", f"{MINUS} bp", "MACs / bp"]
+    made = Table("local_rules", [*heads, "test at bp's MACs", f"{MINUS} bp then"])
+    for rule in rules:
+        trained, ratio = accuracies(rule.equal_epochs), rule.macs / bp.macs
+        others = (accuracies(rule.equal_epochs, untrained=True), accuracies(bp.equal_epochs))
+        entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), _said(trained)]
+        entries += [_difference(trained, other) for other in others[: 1 + (rule is not bp)]]
+        entries += [NONE] * (rule is bp) + [f"{ratio:.2f}"]
+        again = accuracies(rule.equal_macs)
+        entries += [_said(again), _difference(again, others[1])] if again else [NONE, NONE]
+        made.rows.append([Entry(entry) for entry in entries])
+    return made.markdown()
+
+
+def draw(path: Path, curves: Path, to: Path = FIGURE) -> None:
+    """Accuracy against arithmetic of every rule, and how some of them come there."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from dtp_lightning.figures.plots import save
+    from dtp_lightning.report.drawing import STYLE
+
+    rules = rules_of(path)
+    with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}):
+        figure = Figure(figsize=(11, 5), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        _draw_cost(left, rules)
+        _draw_curves(right, rules, curves)
+        save(figure, to)
+
+
+def _colours() -> dict[str, str]:
+    from dtp_lightning.report.drawing import COLOURS
+
+    return {name: COLOURS[number] for number, members in enumerate(FAMILIES.values()) for name in members}
+
+
+def _draw_cost(axes, rules: list[Rule]) -> None:
+    colours, labelled = _colours(), set()
+    families = {name: family for family, members in FAMILIES.items() for name in members}
+    bp = next(rule for rule in rules if rule.name == "bp")
+    for rule in rules:
+        interval = Interval.of(list(accuracies(rule.equal_epochs).values()))
+        x, colour, family = rule.macs / bp.macs, colours[rule.name], families[rule.name]
+        if not math.isnan(interval.low):
+            axes.plot([x, x], [interval.low, interval.high], color=colour, lw=1.2, alpha=0.5)
+        axes.plot(x, interval.mean, "o", color=colour, ms=6, label=None if family in labelled else family)
+        labelled.add(family)
+        axes.annotate(rule.name, (x, interval.mean), (5, 3), textcoords="offset points", fontsize=7.5)
+    untrained = _mean(accuracies(bp.equal_epochs, untrained=True))
+    axes.axhline(untrained, color="#1b1f24", lw=1, ls=":")
+    axes.annotate("cnn4, untrained", (1, untrained), (0.99, 4), ("axes fraction", "data"), "offset points",
+                  fontsize=7.5, ha="right")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([0.3, 0.5, 0.7, 1, 1.5, 2], ["0.3", "0.5", "0.7", "1", "1.5", "2"])
+    axes.minorticks_off()
+    axes.set_xlabel("multiply-accumulates of a step / backprop's")
+    axes.set_ylabel("linear probe, test accuracy, %")
+    axes.legend(loc="lower left", fontsize=8)
+
+
+def _draw_curves(axes, rules: list[Rule], curves: Path) -> None:
+    from dtp_lightning.report.drawing import DASHES
+
+    chosen = {rule.name: {run["settings"] for run in rule.equal_epochs.values()} for rule in rules}
+    points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with curves.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["settings"] in chosen.get(row["learner"], ()):
+                points[row["learner"]][int(row["images"])].append(100 * float(row[CURVE]))
+    colours, used = _colours(), defaultdict(int)
+    for name in (name for name in SHOWN if name in points):
+        images = sorted(points[name])
+        values = [sum(points[name][n]) / len(points[name][n]) for n in images]
+        dash = DASHES[used[colours[name]]]
+        used[colours[name]] += 1
+        axes.plot([n / 1000 for n in images], values, ls=dash, marker=".", color=colours[name], label=name)
+    axes.set_xlabel("thousands of images seen")
+    axes.set_ylabel("k-NN, validation accuracy, %")
+    axes.legend(fontsize=8)
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _said(values: Mapping[int, float]) -> str:
+    interval = Interval.of(list(values.values()))
+    entry = mean_entry(interval, interval.n)
+    return f"{entry.text} {entry.note}".strip()
+
+
+def _difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
+    pair = Paired.of(a, b)
+    if pair is None:
+        return NONE
+    d = pair.difference
+    return f"{d.mean:+.1f}" + ("" if math.isnan(d.low) else f" [{d.low:+.1f}, {d.high:+.1f}]")
