@@ -30,7 +30,7 @@ ROW    ?=
 EPOCHS ?=
 SEED   ?=
 
-.PHONY: help install train evaluate sweep report reproduce reproduction-page encoders-page wandb-sweeps export board dashboard docs test test-faults test-wheel test-oldest wheel errors audit lock bench same-numbers lint format hooks clean
+.PHONY: help install train evaluate sweep report reproduce reproduction-page encoders-page wandb-sweeps export board dashboard docs test test-faults test-contracts test-wheel test-oldest wheel errors audit lock bench same-numbers lint format hooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,14 +75,17 @@ docs: $(VENV)/.installed-docs ## this documentation as a site: open site/index.h
 	$(BIN)/python -m mkdocs build --strict
 
 # small networks: more threads than one wait for each other longer than they compute, where other programs run
-test test-faults: export OMP_NUM_THREADS = 1
-test test-faults: export OMP_WAIT_POLICY = PASSIVE
+test test-faults test-contracts: export OMP_NUM_THREADS = 1
+test test-faults test-contracts: export OMP_WAIT_POLICY = PASSIVE
 
 test: $(VENV)/.installed-test ## the test suite, without what takes many minutes, on JOBS cores: make test ARGS="-k golden"
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-faults: $(VENV)/.installed-test ## what a run survives: signals, full disks, divergence, W&B's failures, SLURM, 2,000 epochs; writes docs/guides/resume.md
 	FAULTS_TABLE=docs/guides/resume.md $(BIN)/python -m pytest -m faults -s $(ARGS)
+
+test-contracts: $(VENV)/.installed-test ## a step of every rule on every model by every objective, minutes
+	$(BIN)/python -m pytest -m contracts --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-wheel: $(VENV)/.installed-test ## builds the wheel, installs it elsewhere, uses it in an empty folder; needs a registry
 	$(BIN)/python -m pytest -m wheel -s $(ARGS)
