@@ -9,6 +9,7 @@ import resource
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,16 @@ def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
     with open_dict(config):
         del config.hydra
     return config, choices
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    """The checked values of an option of a group; the caller's own, to be changed at will."""
+    return copy.deepcopy(_option(group, name))
+
+
+@functools.cache  # checks of a whole configuration take longer than a step of a small network
+def _option(group: str, name: str) -> dict[str, Any]:
+    return dict(getattr(checked(composed(f"{group}={name}")[0]), group))
 
 
 def processor() -> float:

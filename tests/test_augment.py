@@ -7,7 +7,7 @@ import colorsys
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
-from conftest import composed, options
+from conftest import composed, option, options
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from dtp_lightning.augment import AffineColourViews, CropColourViews, MultiCropViews, SimCLRViews
@@ -31,7 +31,7 @@ def images(channels: int, batch: int = 4) -> torch.Tensor:
 @pytest.mark.parametrize("spec", [COLOUR, DIGITS], ids=["colour", "digits"])
 @pytest.mark.parametrize("name", AUGMENTS)
 def test_contract(name: str, spec: ImageSpec) -> None:
-    augment = build(checked(composed(f"augment={name}")[0]).augment, images=spec)
+    augment = build(option("augment", name), images=spec)
     same = images(spec.channels, 1).repeat(4, 1, 1, 1)
     torch.manual_seed(0)
     views = augment(same)
@@ -50,7 +50,7 @@ def test_contract(name: str, spec: ImageSpec) -> None:
 
 @pytest.mark.parametrize("name", AUGMENTS)
 def test_bf16_rounds_no_view(name: str) -> None:
-    module = PretrainModule(torch.nn.Identity(), build(checked(composed(f"augment={name}")[0]).augment, images=COLOUR), 0)
+    module = PretrainModule(torch.nn.Identity(), build(option("augment", name), images=COLOUR), seed=0)
     torch.manual_seed(0)
     expected = module.views(images(3))
     torch.manual_seed(0)

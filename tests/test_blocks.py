@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import TINY, composed, sgd
+from conftest import TINY, composed, option, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks.alignment import diagnose
@@ -189,7 +189,7 @@ def test_running_statistics_see_one_clean_pass_a_step(learner: str, views: Tenso
         torch.manual_seed(0)
         network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector=[4])
         network.feedback = "decoder" if learner == "drl" else "transposable"
-        rule = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+        rule = build(option("learner", name), model=network, loss=ContrastiveHinge())
         rule.start_epoch(1000)  # of gll: the last stage learns, all run
         rule.step(views)
         states.append({k: v for k, v in network.state_dict().items() if "running" in k or "tracked" in k})
@@ -228,7 +228,7 @@ def test_no_weight_inside_a_block_travels_back(name: str, views: Tensor) -> None
     for overwrite in (False, True):
         torch.manual_seed(0)
         network = resnet(TINY, channels=[4, 6], blocks=[1, 1], embedding_dim=5)
-        rule = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+        rule = build(option("learner", name), model=network, loss=ContrastiveHinge())
         rule.skip_first_phase()
         traces = rule.trace(views.flatten(0, 1))
         _, top = rule.compute_head_gradients(traces, 2)
@@ -254,7 +254,7 @@ def test_a_training_goes_on_from_its_state_to_the_last_bit(name: str, views: Ten
     def fresh(seed: int) -> Learner:
         torch.manual_seed(seed)
         network = resnet(TINY, channels=[4, 6], blocks=[1, 1], projector=[4])
-        return build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+        return build(option("learner", name), model=network, loss=ContrastiveHinge())
 
     straight, stopped = fresh(0), fresh(0)
     for _ in range(4):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY, composed, options
+from conftest import TINY, composed, option, options
 from torch import nn
 from torch.nn import functional as F
 
@@ -109,7 +109,7 @@ def test_a_rule_names_its_feedback_map_and_the_model_has_the_last_word() -> None
 def test_models_fit_the_data(name: str, images: ImageSpec) -> None:
     if name == "timm":
         pytest.importorskip("timm", reason="model=timm needs timm")
-    network = build(checked(composed(f"model={name}")[0]).model, images=images)
+    network = build(option("model", name), images=images)
     batch = torch.rand(3, images.channels, images.height, images.width)
     assert network(batch).shape == (3, 64)
     assert network.features(batch).ndim == 2

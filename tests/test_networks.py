@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, composed, learner_of, sgd
+from conftest import TINY, composed, learner_of, option, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.config.instantiate import build
@@ -47,7 +47,7 @@ def test_norms_stand_before_pooling_in_a_stage_of_any_feedback(norm: str, feedba
 
 @pytest.mark.parametrize("name,convolutions,stages", [("resnet18", 20, 9), ("resnet20", 21, 10), ("vgg11", 8, 8)])
 def test_published_networks_have_their_size(name: str, convolutions: int, stages: int) -> None:
-    network = build(checked(composed(f"model={name}")[0]).model, images=ImageSpec(3, 32, 32, True))
+    network = build(option("model", name), images=ImageSpec(3, 32, 32, True))
     assert len(network.stages) == stages
     assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == convolutions
     sizes = {"resnet18": 11_168_832, "resnet20": 269_722 - 650 + 2_752, "vgg11": 9_225_984 - 2_752}
@@ -104,7 +104,7 @@ def test_torchvisions_networks_are_cut_at_their_blocks(name: str) -> None:
 def test_rules_without_an_inverse_run_on_blocks_that_nobody_can_transpose(name: str) -> None:
     torch.manual_seed(0)
     network = library_net(ImageSpec(3, 32, 32, True), library="torchvision", name="shufflenet_v2_x0_5")
-    learner = build(checked(composed(f"learner={name}")[0]).learner, model=network, loss=ContrastiveHinge())
+    learner = build(option("learner", name), model=network, loss=ContrastiveHinge())
     before = copy.deepcopy(network.state_dict())
     learner.start_epoch(1000)
     metrics = learner.step(torch.rand(2, 3, 3, 32, 32))

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, composed, learner_of, options, sgd
+from conftest import TINY, learner_of, option, options, sgd
 from torch import Tensor, nn
 
 from dtp_lightning.callbacks.measures import angle
 from dtp_lightning.config.instantiate import build
-from dtp_lightning.config.schema import checked
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import (
     AutoencoderFeedback,
@@ -42,7 +41,7 @@ TINY32 = dataclasses.replace(TINY, height=32, width=32)
 
 def small(model: str) -> Network:
     """A model of conf/model with few channels."""
-    values = checked(composed(f"model={model}")[0]).model
+    values = option("model", model)
     few = {key: [max(2, c // 64) for c in values[key]] for key in ("channels", "widths") if key in values}
     if "blocks" in values:
         few["blocks"] = [1] * len(values["blocks"])
@@ -72,9 +71,9 @@ OBJECTIVES = [loss for loss in options("loss") if loss not in ("cross_entropy", 
 
 def learns(name: str, model: str, objective: str) -> None:
     """A step of the rule on the model ends in numbers and moves weights, or the rule says that it does not fit."""
-    values = checked(composed(f"learner={name}")[0]).learner
+    values = option("learner", name)
     torch.manual_seed(0)
-    loss = as_objective(build(checked(composed(f"loss={objective}")[0]).loss))
+    loss = as_objective(build(option("loss", objective)))
     if said := refusal(name, model):
         with pytest.raises(ConfigError, match=said):
             build(values, model=small(model), loss=loss)

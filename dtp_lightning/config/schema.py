@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -128,7 +129,8 @@ def _no_target(path: str, node: Any) -> str:
     return f"{path} must be a group's name or a section with a _target_, not {node!r}"
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+@functools.cache
+def _hints(target: Callable[..., Any]) -> Mapping[str, Any]:
     """Annotations of a callable; without those that only type checkers can resolve."""
     is_class = inspect.isclass(target)
     fields = _type_hints(target) if is_class and dataclasses.is_dataclass(target) else {}
@@ -142,10 +144,21 @@ def _type_hints(annotated: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+@functools.cache  # 0.3 ms each, for some hundred keys
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """What checks values of this type; None if pydantic cannot read it: the library that wrote it will check them."""
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:
+        return None
+
+
 def _check_value(path: str, value: Any, annotation: Any) -> None:
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # an annotation that pydantic cannot read: the library that wrote it will check the value
+        adapter = _adapter(annotation)
+    except TypeError:  # some of pydantic's own marks have no hash
+        adapter = _adapter.__wrapped__(annotation)
+    if adapter is None:
         return
     try:
         # a list on the command line may fill a tuple, but a word may not pass for a number
