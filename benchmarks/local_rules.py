@@ -3,7 +3,7 @@
     python benchmarks/local_rules.py run FOLDER [--seeds 0 1 2] [--only bp dtp] [dataset.root=~/datasets]
     python benchmarks/local_rules.py equal-macs FOLDER # again, on as many images as bp's arithmetic pays for
     python benchmarks/local_rules.py save FOLDER       # results/local_rules.csv and local_rules_curves.csv
-    python benchmarks/local_rules.py                   # table and figure of docs/learners/comparison.md, of these files
+    python benchmarks/local_rules.py                   # writes docs/learners/comparison.md and its figure
 
 ``run`` takes what sweeps/local_rules.yaml says, in which each rule tries three rates at the first seed; the best of
 them by validation runs on the others. What is finished is not run again.
@@ -147,9 +147,9 @@ def main() -> None:
             runner = run_rules if arguments.command == "run" else run_equal_macs
             runner(arguments.folder, arguments.only, arguments.seeds, words)
         else:
-            from local_rules_table import draw, table
+            from local_rules_table import PAGE, draw, filled
 
-            print(table(RESULTS))
+            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
             draw(RESULTS, CURVES)
     except DataError as error:
         sys.exit(f"error: {error}")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_rules import CURVE, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
+from reproduction import BLOCK
 
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.statistics import Interval, Paired
 from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
 from dtp_lightning.runs.reader import read_runs
 
+PAGE = ROOT / "docs" / "learners" / "comparison.md"
 FIGURE = ROOT / "docs" / "images" / "local_rules.png"
 FAMILIES = {
     "error comes down the network": (
@@ -100,6 +102,11 @@ def table(path: Path) -> str:
         entries += [_said(again), _difference(again, others[1])] if again else [NONE, NONE]
         made.rows.append([Entry(entry) for entry in entries])
     return made.markdown()
+
+
+def filled(text: str, path: Path) -> str:
+    """The page with its table written anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}{table(path).rstrip()}\n{match[3]}", text)
 
 
 def draw(path: Path, curves: Path, to: Path = FIGURE) -> None:
