@@ -15,7 +15,7 @@ import argparse
 import csv
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dtp_lightning.errors import DataError
@@ -82,35 +82,45 @@ def is_equal_macs(run: Run) -> bool:
     return any(word.startswith(f"{SHARE}=") for word in run["settings"].split())
 
 
-def sweep(folder: Path, rule: str, rates: Sequence[str], seed: int, words: Sequence[str]) -> None:
-    """A rule's runs at these rates; that one of them failed is no reason to leave the rules after it."""
-    command = [
-        *(sys.executable, "-m", "dtp_lightning", "sweep", "local_rules", f"learner={rule}", *RULES[rule]),
-        *(f"{RATE}={','.join(rates)}", f"seed={seed}", f"hydra.sweep.dir={folder.absolute()}", *words),
-    ]
-    print(f"$ {' '.join(command[1:])}", flush=True)
-    subprocess.run(command, cwd=ROOT, check=False)
+def sweep(folder: Path, rates: Mapping[str, Sequence[str]], seeds: Sequence[int], words: Sequence[str]) -> None:
+    """Runs of these rules; those with equal rates share a process, in which an untrained network is probed once.
+
+    Args:
+        folder: of the sweep.
+        rates: rule -> its rates.
+        seeds: of each.
+        words: further overrides for all.
+    """
+    groups: dict[tuple[Sequence[str], ...], list[str]] = {}
+    for rule, own in rates.items():
+        groups.setdefault((tuple(own), RULES[rule]), []).append(rule)
+    for (own, extra), rules in groups.items():
+        command = [
+            *(sys.executable, "-m", "dtp_lightning", "sweep", "local_rules", f"learner={','.join(rules)}", *extra),
+            *(f"{RATE}={','.join(own)}", f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={folder.absolute()}"),
+            *words,
+        ]
+        print(f"$ {' '.join(command[1:])}", flush=True)
+        subprocess.run(command, cwd=ROOT, check=False)  # one that fails is no reason to leave those after it
 
 
 def run_rules(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """All rates of each rule at the first seed, then the best of them at the others."""
-    for rule in rules:
-        sweep(folder, rule, OWN_RATES.get(rule, RATES), seeds[0], words)
-    for seed in seeds[1:]:
-        for rule in rules:
-            sweep(folder, rule, (best_rate(read_runs([folder]), rule, seeds[0]),), seed, words)
+    sweep(folder, {rule: OWN_RATES.get(rule, RATES) for rule in rules}, seeds[:1], words)
+    if len(seeds) > 1:
+        runs = read_runs([folder])
+        sweep(folder, {rule: (best_rate(runs, rule, seeds[0]),) for rule in rules}, seeds[1:], words)
 
 
 def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """The best rate of each rule on so many images that it spends what bp spends; bp's own rules need no second run."""
     runs = read_runs([folder])
     reference = next(run[MACS] for run in runs if run["learner"] == "bp")
-    for seed in seeds:
-        for rule in rules:
-            ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
-            if abs(ratio - 1) > EQUAL:
-                rate = best_rate(runs, rule, seeds[0])
-                sweep(folder, rule, (rate,), seed, [f"{SHARE}={0.15 / ratio:.4f}", *words])
+    for rule in rules:
+        ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
+        if abs(ratio - 1) > EQUAL:
+            rate = best_rate(runs, rule, seeds[0])
+            sweep(folder, {rule: (rate,)}, seeds, [f"{SHARE}={0.15 / ratio:.4f}", *words])
 
 
 def save(folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, options
 from PIL import Image
 
-from dtp_lightning.errors import ConfigError
+from dtp_lightning.errors import ConfigError, DataError
 
 SHORT = (
     "trainer.max_epochs=2",
@@ -184,6 +184,19 @@ def test_a_folder_holds_one_run(run_pipeline: Callable[..., dict], tmp_path: Pat
     with pytest.raises(ConfigError, match="holds a run already"):
         run_pipeline(*SHORT, *CHEAP)
     assert (tmp_path / "config.yaml").read_text() == "another run's"
+
+
+def test_a_run_that_could_not_begin_leaves_its_folder_free(
+    run_pipeline: Callable[..., dict], no_pictures: None, tmp_path: Path
+) -> None:
+    missing = ("dataset=mnist", f"dataset.root={tmp_path / 'nowhere'}", "dataset.download=false")
+    with pytest.raises(DataError, match="missing or damaged"):
+        run_pipeline(*SHORT, *CHEAP, *missing, folder=tmp_path / "run")
+    assert (tmp_path / "run" / "error.txt").exists()
+    run_pipeline(*SHORT, *CHEAP, folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "error.txt").exists()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_pipeline(*SHORT, *CHEAP, folder=tmp_path / "run")
 
 
 def test_short_last_batch_and_no_evaluation(run_pipeline: Callable[..., dict]) -> None:

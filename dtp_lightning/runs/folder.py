@@ -62,7 +62,7 @@ def acquire(folder: Path, config: RunConfig | EvaluationConfig, *, is_owner: boo
         return
     with locked(folder):
         path = folder / "config.yaml"
-        if not path.exists():
+        if not path.exists() or _failed_before_training(folder):
             write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(config.model_dump())))
             yield _origin(resume)
             return
@@ -72,6 +72,12 @@ def acquire(folder: Path, config: RunConfig | EvaluationConfig, *, is_owner: boo
             )
         _check_same_run(path, config)
         yield _state_of(folder, config, repair=True)
+
+
+def _failed_before_training(folder: Path) -> bool:
+    """Whether all that a run left here is why it could not begin: its data were missing, say."""
+    left = ("metrics.csv", "summary.json", "checkpoints")
+    return (folder / "error.txt").exists() and not any((folder / name).exists() for name in left)
 
 
 def _origin(resume: Any) -> RunState:
