@@ -12,6 +12,7 @@ from pathlib import Path
 from local_rules import CURVE, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
 from reproduction import BLOCK
 
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.statistics import Interval, Paired
 from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
@@ -71,9 +72,11 @@ def rules_of(path: Path, first_seed: int = 0) -> list[Rule]:
     """The rules of a results file, best mean first.
 
     Raises:
-        DataError: a rule has no run at the first seed.
+        DataError: a rule has no run at the first seed, or there is none of bp.
     """
     runs = read_runs([path])
+    if not any(run["learner"] == "bp" for run in runs):
+        raise DataError(f"{path} has no run of bp: python benchmarks/local_rules.py run FOLDER --only bp, then save")
     found = []
     for name in dict.fromkeys(run["learner"] for run in runs):
         own = [run for run in runs if run["learner"] == name]

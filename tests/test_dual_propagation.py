@@ -15,7 +15,7 @@ from torch import Tensor
 from dtp_lightning.callbacks.macs import count_macs
 from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import Backprop, DualPropagation
-from dtp_lightning.learners.dual_propagation import rerun
+from dtp_lightning.learners.dyad import rerun
 from dtp_lightning.losses import ContrastiveHinge
 from dtp_lightning.models import Network, conv_net, mlp
 
@@ -165,3 +165,44 @@ def test_what_it_refuses() -> None:
     network.stages[1].forward_map.append(torch.nn.Linear(5, 5))
     with pytest.raises(ConfigError, match="stage 2 is made of Conv2d, Identity, Tanh, Linear: take model=cnn4"):
         dual(network)
+
+
+def kolen_pollack(network: Network, decay: float = 0.1) -> DualPropagation:
+    torch.manual_seed(1)
+    return dual(network, weights="kolen_pollack", decay=decay).double()
+
+
+def forward_weights(learner: DualPropagation) -> list[Tensor]:
+    """Of the stages that send something down."""
+    return [stage.forward_map[0].weight for stage in learner.model.stages[1:]]
+
+
+def test_weights_that_follow_are_the_rule_itself_once_they_are_equal(precise: Tensor) -> None:
+    learner, exact = kolen_pollack(layered()), dual(layered())
+    assert not learner.transports_weights and exact.transports_weights
+    ours, theirs = gradients(learner, precise), gradients(exact, precise)
+    assert torch.equal(ours[-1], theirs[-1]) and not torch.allclose(ours[0], theirs[0])
+    for b, w in zip(learner.feedback_weights, forward_weights(learner), strict=True):
+        b.data.copy_(w)
+    for a, b in zip(gradients(learner, precise), theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_weights_that_follow_come_closer_by_the_decay_and_no_other_weight_goes_down(precise: Tensor) -> None:
+    learner = kolen_pollack(conv_net(TINY, channels=[4, 6, 5]), decay=0.1)
+    before = [w - b for w, b in zip(forward_weights(learner), learner.feedback_weights, strict=True)]
+    learner.step(precise)
+    for w, b, apart in zip(forward_weights(learner), learner.feedback_weights, before, strict=True):
+        torch.testing.assert_close(w - b, 0.9 * apart)
+    found = []
+    for overwritten in (False, True):
+        traces = learner.trace(precise.flatten(0, 1))
+        _, top = learner.compute_head_gradients(traces, len(precise))
+        kept = copy.deepcopy(learner.model.state_dict())
+        for weight in forward_weights(learner) if overwritten else ():
+            weight.data.normal_()
+        learner.compute_gradients(traces, top, measure=False)
+        found.append([p.grad.clone() for stage in learner.model.stages for p in stage.forward_parameters()])
+        learner.model.load_state_dict(kept)
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
