@@ -50,6 +50,12 @@ def test_how_a_run_was_started_is_no_setting(tmp_path: Path) -> None:
     assert settings_of(tmp_path / "1") == "learner.target_step=1", "set or added: the same setting"
 
 
+def test_settings_carry_no_orders_for_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_bytes(b"- learner.target_step=\x1b[31m1\x10\xff\n- batch_size=2\n")
+    assert settings_of(tmp_path) == "batch_size=2 learner.target_step=\ufffd[31m1\ufffd\ufffd"
+
+
 def test_command_saves_what_it_shows(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "0", "dtp", 0, 0.9)
     command = [sys.executable, "-m", "dtp_lightning.report", str(tmp_path / "runs")]

@@ -84,7 +84,9 @@ def settings_of(folder: Path) -> str:
     """What a run's command line set and no column of a report shows: words ``key=value``, sorted, on one line."""
     overrides = folder / ".hydra" / "overrides.yaml"
     text = overrides.read_text(encoding="utf-8", errors="replace") if overrides.exists() else ""
-    given = [line[2:].strip().removeprefix("++") for line in text.splitlines()]
+    # a damaged file may hold what a terminal takes for orders
+    lines = ("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in text.splitlines())
+    given = [line[2:].strip().removeprefix("++") for line in lines]
     return " ".join(sorted(word for word in given if key_of_override(word).splits_cells))
 
 
