@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import recipes
 import torch
 from conftest import TINY, composed
 
@@ -69,3 +70,8 @@ def test_a_small_recipe_runs_to_its_end(rule: str, run_pipeline: Callable[..., d
     )  # fmt: skip
     assert figures["learner"] == rule and figures["loss"] == "byol" and 0 < figures["knn/test_acc"] < 1
     assert "val/online_probe_acc" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    text = recipes.PAGE.read_text(encoding="utf-8")
+    assert recipes.filled(text) == text, "python benchmarks/recipes.py"
