@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from local_rules import CURVE, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
+from local_rules import CURVE, EQUAL, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
 from reproduction import BLOCK
 
 from dtp_lightning.errors import DataError
@@ -19,6 +20,9 @@ from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
 from dtp_lightning.runs.reader import read_runs
 
 PAGE = ROOT / "docs" / "learners" / "comparison.md"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 FIGURE = ROOT / "docs" / "images" / "local_rules.png"
 FAMILIES = {
     "error comes down the network": (
@@ -135,10 +139,36 @@ def _colours() -> dict[str, str]:
     return {name: COLOURS[number] for number, members in enumerate(FAMILIES.values()) for name in members}
 
 
-def _draw_cost(axes, rules: list[Rule]) -> None:
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels of these values: as near as can be, in the same order, ``gap`` apart.
+
+    >>> spread([1.0, 5.0, 1.0], 2.0)
+    [0.0, 5.0, 2.0]
+    """
+    groups: list[list[int]] = []
+    places = list(values)
+
+    def middle(group: list[int]) -> float:
+        return sum(values[i] for i in group) / len(group)
+
+    for i in sorted(range(len(values)), key=lambda i: values[i]):
+        groups.append([i])
+        while len(groups) > 1:
+            below, above = groups[-2:]
+            if middle(above) - middle(below) >= gap * (len(above) + len(below)) / 2:
+                break
+            groups[-2:] = [below + above]
+    for group in groups:
+        for number, i in enumerate(group):
+            places[i] = middle(group) + gap * (number - (len(group) - 1) / 2)
+    return places
+
+
+def _draw_cost(axes: Axes, rules: list[Rule]) -> None:
     colours, labelled = _colours(), set()
     families = {name: family for family, members in FAMILIES.items() for name in members}
     bp = next(rule for rule in rules if rule.name == "bp")
+    columns: dict[float, list[tuple[float, float, str]]] = defaultdict(list)
     for rule in rules:
         interval = Interval.of(list(accuracies(rule.equal_epochs).values()))
         x, colour, family = rule.macs / bp.macs, colours[rule.name], families[rule.name]
@@ -146,20 +176,30 @@ def _draw_cost(axes, rules: list[Rule]) -> None:
             axes.plot([x, x], [interval.low, interval.high], color=colour, lw=1.2, alpha=0.5)
         axes.plot(x, interval.mean, "o", color=colour, ms=6, label=None if family in labelled else family)
         labelled.add(family)
-        axes.annotate(rule.name, (x, interval.mean), (5, 3), textcoords="offset points", fontsize=7.5)
+        # names stand right of the dearer rules, in a column, and left of the others
+        column = 2.1 if x > 1 + EQUAL else 0.93 * round(x, 1)
+        columns[column].append((interval.mean, x, rule.name))
+    low, high = axes.get_ylim()
+    for column, points in columns.items():
+        side = "left" if column > 2 else "right"
+        for (y, x, name), at in zip(points, spread([y for y, *_ in points], (high - low) / 30), strict=True):
+            axes.plot([x, column], [y, at], color=colours[name], lw=0.6, alpha=0.6)
+            axes.annotate(name, (column, at), fontsize=7.5, va="center", ha=side, color=colours[name])
     untrained = _mean(accuracies(bp.equal_epochs, untrained=True))
     axes.axhline(untrained, color="#1b1f24", lw=1, ls=":")
-    axes.annotate("cnn4, untrained", (1, untrained), (0.99, 4), ("axes fraction", "data"), "offset points",
-                  fontsize=7.5, ha="right")  # fmt: skip
+    axes.annotate(
+        "cnn4, untrained", (0.02, untrained), (0, 4), ("axes fraction", "data"), "offset points", fontsize=7.5
+    )
     axes.set_xscale("log")
+    axes.set_xlim(0.2, 3.2)
     axes.set_xticks([0.3, 0.5, 0.7, 1, 1.5, 2], ["0.3", "0.5", "0.7", "1", "1.5", "2"])
     axes.minorticks_off()
     axes.set_xlabel("multiply-accumulates of a step / backprop's")
     axes.set_ylabel("linear probe, test accuracy, %")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
 
 
-def _draw_curves(axes, rules: list[Rule], curves: Path) -> None:
+def _draw_curves(axes: Axes, rules: list[Rule], curves: Path) -> None:
     from dtp_lightning.report.drawing import DASHES
 
     chosen = {rule.name: {run["settings"] for run in rule.equal_epochs.values()} for rule in rules}
@@ -168,16 +208,22 @@ def _draw_curves(axes, rules: list[Rule], curves: Path) -> None:
         for row in csv.DictReader(file):
             if row["settings"] in chosen.get(row["learner"], ()):
                 points[row["learner"]][int(row["images"])].append(100 * float(row[CURVE]))
-    colours, used = _colours(), defaultdict(int)
+    colours, ends = _colours(), {}
+    used: dict[str, int] = defaultdict(int)
     for name in (name for name in SHOWN if name in points):
         images = sorted(points[name])
         values = [sum(points[name][n]) / len(points[name][n]) for n in images]
         dash = DASHES[used[colours[name]]]
         used[colours[name]] += 1
-        axes.plot([n / 1000 for n in images], values, ls=dash, marker=".", color=colours[name], label=name)
+        axes.plot([n / 1000 for n in images], values, ls=dash, marker=".", color=colours[name])
+        ends[name] = images[-1] / 1000, values[-1]
+    low, high = axes.get_ylim()
+    for (name, (x, _)), at in zip(ends.items(), spread([y for _, y in ends.values()], (high - low) / 28), strict=True):
+        axes.annotate(name, (x, at), (6, 0), textcoords="offset points", fontsize=8, va="center", color=colours[name])
+    axes.margins(x=0.22)
+    axes.set_xlim(left=5)
     axes.set_xlabel("thousands of images seen")
     axes.set_ylabel("k-NN, validation accuracy, %")
-    axes.legend(fontsize=8)
 
 
 def _mean(values: Mapping[int, float]) -> float:
