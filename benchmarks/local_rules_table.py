@@ -101,12 +101,11 @@ def table(path: Path) -> str:
     made = Table("local_rules", [*heads, "test at bp's MACs", f"{MINUS} bp then"])
     for rule in rules:
         trained, ratio = accuracies(rule.equal_epochs), rule.macs / bp.macs
-        others = (accuracies(rule.equal_epochs, untrained=True), accuracies(bp.equal_epochs))
+        beside = accuracies(bp.equal_epochs) if rule.model == bp.model and rule is not bp else {}
+        untrained, again = accuracies(rule.equal_epochs, untrained=True), accuracies(rule.equal_macs)
         entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), _said(trained)]
-        entries += [_difference(trained, other) for other in others[: 1 + (rule is not bp)]]
-        entries += [NONE] * (rule is bp) + [f"{ratio:.2f}"]
-        again = accuracies(rule.equal_macs)
-        entries += [_said(again), _difference(again, others[1])] if again else [NONE, NONE]
+        entries += [_difference(trained, untrained), _difference(trained, beside), f"{ratio:.2f}"]
+        entries += [_said(again) if again else NONE, _difference(again, beside)]
         made.rows.append([Entry(entry) for entry in entries])
     return made.markdown()
 
