@@ -18,6 +18,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.runs.reader import read_runs, save_runs
@@ -25,32 +27,17 @@ from dtp_lightning.runs.reader import read_runs, save_runs
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "local_rules.csv"
 CURVES = ROOT / "results" / "local_rules_curves.csv"
+SWEEP = yaml.safe_load((ROOT / "sweeps" / "local_rules.yaml").read_text())
 RATE = "learner.forward_optimizer.lr"
-RATES = ("3e-4", "1e-3", "3e-3")
 PROBE = "few_labels/1000"
 CURVE = "val/knn_acc"
 MACS = "cost/macs_per_image"
 SHARE = "trainer.limit_train_batches"
-BATCH = 50  # images
 EQUAL = 0.05
 """A rule whose step costs bp's within this share has spent equal arithmetic after equal epochs."""
-COMMON = (
-    *(
-        "bp",
-        "dtp",
-        "dtp_mirror",
-        "ldrl",
-        "dtp_autoencoder",
-        "ddtp_linear",
-        "dfa",
-        "fa",
-        "kolen_pollack",
-        "sign_symmetric",
-    ),
-    *("dual_propagation", "local_blocks", "loco", "rll", "lpl", "clapp_feedback", "urf", "fwdtp", "sdtp", "tp", "drl"),
-)
+CHOSEN = SWEEP["hydra"]["sweeper"]["params"]
 RULES: dict[str, tuple[str, ...]] = {
-    **{name: () for name in COMMON},
+    **{name: () for name in CHOSEN["learner"].split(",")},
     "gll": ("++learner.epochs_per_stage=1",),
     "scff": ("model=scff", "model.channels=[12,48,192]"),
     "forward_forward": ("model=ff", "model.channels=[16,32,64]"),
@@ -106,7 +93,7 @@ def sweep(folder: Path, rates: Mapping[str, Sequence[str]], seeds: Sequence[int]
 
 def run_rules(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """All rates of each rule at the first seed, then the best of them at the others."""
-    sweep(folder, {rule: OWN_RATES.get(rule, RATES) for rule in rules}, seeds[:1], words)
+    sweep(folder, {rule: OWN_RATES.get(rule, CHOSEN[RATE].split(",")) for rule in rules}, seeds[:1], words)
     if len(seeds) > 1:
         runs = read_runs([folder])
         sweep(folder, {rule: (best_rate(runs, rule, seeds[0]),) for rule in rules}, seeds[1:], words)
@@ -120,7 +107,12 @@ def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], wor
         ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
         if abs(ratio - 1) > EQUAL:
             rate = best_rate(runs, rule, seeds[0])
-            sweep(folder, {rule: (rate,)}, seeds, [f"{SHARE}={0.15 / ratio:.4f}", *words])
+            sweep(
+                folder,
+                {rule: (rate,)},
+                seeds,
+                [f"{SHARE}={SWEEP['trainer']['limit_train_batches'] / ratio:.4f}", *words],
+            )
 
 
 def save(folder: Path) -> None:
@@ -134,7 +126,7 @@ def save(folder: Path) -> None:
             with (Path(run["folder"]) / "metrics.csv").open(newline="") as metrics:
                 for row in csv.DictReader(metrics):
                     if row[CURVE]:
-                        images = BATCH * (int(row["step"]) + 1)
+                        images = SWEEP["batch_size"] * (int(row["step"]) + 1)
                         values = (run["learner"], run["settings"], run["seed"], int(row["epoch"]) + 1, images)
                         writer.writerow((*values, round(images * run[MACS]), row[CURVE]))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local_rules import CURVE, EQUAL, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
-from reproduction import BLOCK
+from reproduction import with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
@@ -19,10 +19,10 @@ from dtp_lightning.report.statistics import Interval, Paired
 from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
 from dtp_lightning.runs.reader import read_runs
 
-PAGE = ROOT / "docs" / "learners" / "comparison.md"
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PAGE = ROOT / "docs" / "learners" / "comparison.md"
 FIGURE = ROOT / "docs" / "images" / "local_rules.png"
 FAMILIES = {
     "error comes down the network": (
@@ -43,13 +43,11 @@ class Rule:
 
     Attributes:
         name, rate: which.
-        trials: rates tried at the first seed.
         equal_epochs, equal_macs: seed -> run.
     """
 
     name: str
     rate: str
-    trials: int
     equal_epochs: dict[int, Run] = field(default_factory=dict)
     equal_macs: dict[int, Run] = field(default_factory=dict)
 
@@ -85,7 +83,7 @@ def rules_of(path: Path, first_seed: int = 0) -> list[Rule]:
     for name in dict.fromkeys(run["learner"] for run in runs):
         own = [run for run in runs if run["learner"] == name]
         rate = best_rate(runs, name, first_seed)
-        rule = Rule(name, rate, len({rate_of(run) for run in own}))
+        rule = Rule(name, rate)
         for run in own:
             if rate_of(run) == rate:
                 (rule.equal_macs if is_equal_macs(run) else rule.equal_epochs)[run["seed"]] = run
@@ -112,7 +110,7 @@ def table(path: Path) -> str:
 
 def filled(text: str, path: Path) -> str:
     """The page with its table written anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{table(path).rstrip()}\n{match[3]}", text)
+    return with_tables(text, lambda name: table(path))
 
 
 def draw(path: Path, curves: Path, to: Path = FIGURE) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reproduction import BLOCK
+from reproduction import with_tables
 
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.tables import NONE, Entry, Table
@@ -42,7 +42,7 @@ def table(path: Path = RESULTS) -> str:
 
 def filled(text: str, path: Path = RESULTS) -> str:
     """The page with its table written anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{table(path).rstrip()}\n{match[3]}", text)
+    return with_tables(text, lambda name: table(path))
 
 
 def _percent(run: Run, probe: str) -> str:

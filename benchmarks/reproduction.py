@@ -11,6 +11,7 @@ import csv
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import transfer
@@ -156,19 +157,21 @@ def filled(text: str, results: Path) -> str:
         DataError: a table has a name that there is none of, or a verdict no longer fits its files.
     """
 
-    def block(match: re.Match[str]) -> str:
-        name = match[2]
+    def made(name: str) -> str:
         if name in CLAIMS:
-            made = claim_tables(name, results)
-        elif name in PROTOCOLS:
-            made = row_table(name, results)
-        elif name in TABLES:
-            made = TABLES[name](results)
-        else:
-            raise DataError(f"docs/reproduction.md: there is no table '{name}'")
-        return f"{match[1]}{made.rstrip()}\n{match[3]}"
+            return claim_tables(name, results)
+        if name in PROTOCOLS:
+            return row_table(name, results)
+        if name in TABLES:
+            return TABLES[name](results)
+        raise DataError(f"docs/reproduction.md: there is no table '{name}'")
 
-    return BLOCK.sub(block, text)
+    return with_tables(text, made)
+
+
+def with_tables(text: str, made: Callable[[str], str]) -> str:
+    """A page in which every table, by its name, is written anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}{made(match[2]).rstrip()}\n{match[3]}", text)
 
 
 def write(page: Path = PAGE, results: Path = ROOT / "results") -> None:

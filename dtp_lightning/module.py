@@ -129,7 +129,7 @@ class PretrainModule(pl.LightningModule):
         return outputs[: len(batch.images)]
 
     def views(self, images: Tensor) -> Tensor:
-        """In 32 bits under bf16-mixed too, which would round the places of crops and the pixels."""
+        """Views (V, B, C, H, W) in [0, 1] of uint8 images (B, C, H, W), in 32 bits even under bf16-mixed."""
         with torch.autocast(images.device.type, enabled=False):
             views: Tensor = self.augment(images)
         return views

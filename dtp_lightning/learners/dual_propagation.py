@@ -92,7 +92,7 @@ class DualPropagation(Learner):
         self.feedback_weights = nn.ParameterList(
             nn.Parameter(initialised_like(w), requires_grad=False) for w in forward
         )
-        self._follower = Follower(zip(forward, self.feedback_weights, strict=True), decay) if forward else None
+        self._follower = Follower(zip(forward, self.feedback_weights, strict=True), decay)
 
     def trace(self, images: Tensor) -> list[StageTrace]:
         """The clean pass."""
@@ -129,12 +129,7 @@ class DualPropagation(Learner):
 
     def apply_update(self, update: Callable[[], object]) -> None:
         """Then B follows W, under ``kolen_pollack``."""
-        if self._follower is None:
-            update()
-            return
-        self._follower.remember()
-        update()
-        self._follower.follow()
+        self._follower.around(update)
 
     def _infer(self, dyads: list[DyadTrace], i: int, error: Tensor) -> None:
         """New states of stage i, counted from 0, from those of its neighbours; ``error`` is e_L."""
@@ -143,7 +138,7 @@ class DualPropagation(Learner):
             e = error
         elif (at_c := dyads[i + 1].at_c) is not None:
             layer = dyads[i + 1].parts.linear
-            weight = self.feedback_weights[i] if self._follower else layer.weight
+            weight = layer.weight if self.transports_weights else self.feedback_weights[i]
             e = input_gradient(layer, weight.detach(), at_c, dyad.y.shape)
         else:
             return  # nothing has come down so far

@@ -68,10 +68,8 @@ class FeedbackAlignment(Learner):
         self.feedback_weights = nn.ParameterList(
             nn.Parameter(initialised_like(layer.weight), requires_grad=learns) for layer in layers
         )
-        self._follower: Follower | None = None
-        if weights == "kolen_pollack":
-            pairs = zip((layer.weight for layer in layers), self.feedback_weights, strict=True)
-            self._follower = Follower(pairs, decay)
+        pairs = zip((layer.weight for layer in layers), self.feedback_weights, strict=True)
+        self._follower = Follower(pairs if weights == "kolen_pollack" else (), decay)
         if learns:
             self.forward_optimizer.add_param_group({"name": "feedback", "params": list(self.feedback_weights)})
 
@@ -126,12 +124,7 @@ class FeedbackAlignment(Learner):
 
     def apply_update(self, update: Callable[[], object]) -> None:
         """Then B follows W, under ``kolen_pollack``."""
-        if self._follower is None:
-            update()
-            return
-        self._follower.remember()
-        update()
-        self._follower.follow()
+        self._follower.around(update)
 
     def backward_weight(self, layer: Weighted) -> Tensor:
         """B of a layer, of its weight's shape."""

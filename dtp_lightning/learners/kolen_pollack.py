@@ -45,6 +45,12 @@ class Follower:
         self.decay = decay
         self._before: list[Tensor] = []
 
+    def around(self, update: Callable[[], object]) -> None:
+        """Make an update of the forward weights, and follow it; without pairs it is the update alone."""
+        self.remember()
+        update()
+        self.follow()
+
     def remember(self) -> None:
         """Call before the forward weights move."""
         self._before = [w.detach().clone() for w, _ in self.pairs]
