@@ -6,7 +6,8 @@
     python benchmarks/local_rules.py                   # writes docs/learners/comparison.md and its figure
 
 ``run`` takes what sweeps/local_rules.yaml says, in which each rule tries three rates at the first seed; the best of
-them by validation runs on the others. What is finished is not run again.
+them by validation runs on the others. What is finished in FOLDER is not run again, and rows of results/local_rules.csv
+that FOLDER lacks stay: rules can be run on several days and machines.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SWEEP = yaml.safe_load((ROOT / "sweeps" / "local_rules.yaml").read_text())
 RATE = "learner.forward_optimizer.lr"
 PROBE = "few_labels/1000"
 CURVE = "val/knn_acc"
+COLUMNS = ("learner", "settings", "seed", "epoch", "images", "macs", CURVE)
 MACS = "cost/macs_per_image"
 SHARE = "trainer.limit_train_batches"
 EQUAL = 0.05
@@ -69,6 +71,17 @@ def is_equal_macs(run: Run) -> bool:
     return any(word.startswith(f"{SHARE}=") for word in run["settings"].split())
 
 
+def identity(run: Mapping[str, object]) -> tuple[str, str, str]:
+    """What two runs of the same thing have in common; rows of the curves have it too."""
+    return str(run["learner"]), str(run["settings"]), str(run["seed"])
+
+
+def known_runs(folder: Path) -> list[Run]:
+    """The finished runs of the folder, and the saved ones that it lacks, in a fixed order."""
+    found = {identity(run): run for run in read_runs([RESULTS, folder])}  # the folder's are read last
+    return [found[name] for name in sorted(found)]
+
+
 def sweep(folder: Path, rates: Mapping[str, Sequence[str]], seeds: Sequence[int], words: Sequence[str]) -> None:
     """Runs of these rules; those with equal rates share a process, in which an untrained network is probed once.
 
@@ -95,13 +108,13 @@ def run_rules(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: S
     """All rates of each rule at the first seed, then the best of them at the others."""
     sweep(folder, {rule: OWN_RATES.get(rule, CHOSEN[RATE].split(",")) for rule in rules}, seeds[:1], words)
     if len(seeds) > 1:
-        runs = read_runs([folder])
+        runs = known_runs(folder)
         sweep(folder, {rule: (best_rate(runs, rule, seeds[0]),) for rule in rules}, seeds[1:], words)
 
 
 def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """The best rate of each rule on so many images that it spends what bp spends; bp's own rules need no second run."""
-    runs = read_runs([folder])
+    runs = known_runs(folder)
     reference = next(run[MACS] for run in runs if run["learner"] == "bp")
     for rule in rules:
         ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
@@ -115,20 +128,30 @@ def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], wor
             )
 
 
+def curve_of(run: Run) -> list[dict[str, object]]:
+    """k-NN accuracy after so many images and so much arithmetic: rows of results/local_rules_curves.csv."""
+    with (Path(run["folder"]) / "metrics.csv").open(newline="") as metrics:
+        measured = [row for row in csv.DictReader(metrics) if row[CURVE]]
+    rows = []
+    for row in measured:
+        images = SWEEP["batch_size"] * (int(row["step"]) + 1)
+        values = (run["learner"], run["settings"], run["seed"], int(row["epoch"]) + 1, images)
+        rows.append(dict(zip(COLUMNS, (*values, round(images * run[MACS]), row[CURVE]), strict=True)))
+    return rows
+
+
 def save(folder: Path) -> None:
-    """The summaries of the finished runs, and their curves: k-NN accuracy after so many images."""
-    runs = read_runs([folder])
+    """Summaries and curves of the folder's runs, beside what is saved of others."""
+    runs = known_runs(folder)
+    with CURVES.open(newline="") as file:
+        curves = list(csv.DictReader(file))
+    new = {identity(run): curve_of(run) for run in read_runs([folder])}
+    rows = [row for row in curves if identity(row) not in new] + [row for rows in new.values() for row in rows]
     save_runs(runs, RESULTS)
     with CURVES.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("learner", "settings", "seed", "epoch", "images", "macs", CURVE))
-        for run in runs:
-            with (Path(run["folder"]) / "metrics.csv").open(newline="") as metrics:
-                for row in csv.DictReader(metrics):
-                    if row[CURVE]:
-                        images = SWEEP["batch_size"] * (int(row["step"]) + 1)
-                        values = (run["learner"], run["settings"], run["seed"], int(row["epoch"]) + 1, images)
-                        writer.writerow((*values, round(images * run[MACS]), row[CURVE]))
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (identity(row), int(str(row["epoch"])))))
 
 
 def main() -> None:
