@@ -164,7 +164,8 @@ def main() -> None:
         if name != "save":
             command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
             command.add_argument("--only", nargs="+", choices=list(RULES), default=list(RULES))
-    arguments, words = parser.parse_known_args()
+    words = [word for word in sys.argv[1:] if "=" in word]  # overrides, which --only would take for rules
+    arguments = parser.parse_args([word for word in sys.argv[1:] if "=" not in word])
     try:
         if arguments.command == "save":
             save(arguments.folder)
