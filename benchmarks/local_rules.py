@@ -14,25 +14,23 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from chosen_rates import RATE, ROOT, best_rate, identity, known_runs, run_sweep
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.runs.reader import read_runs, save_runs
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "local_rules.csv"
 CURVES = ROOT / "results" / "local_rules_curves.csv"
 SWEEP = yaml.safe_load((ROOT / "sweeps" / "local_rules.yaml").read_text())
-RATE = "learner.forward_optimizer.lr"
-PROBE = "few_labels/1000"
 CURVE = "val/knn_acc"
-COLUMNS = ("learner", "settings", "seed", "epoch", "images", "macs", CURVE)
+CURVE_OF = ("learner", "settings", "seed")
+COLUMNS = (*CURVE_OF, "epoch", "images", "macs", CURVE)
 MACS = "cost/macs_per_image"
 SHARE = "trainer.limit_train_batches"
 EQUAL = 0.05
@@ -49,37 +47,14 @@ RULES: dict[str, tuple[str, ...]] = {
 OWN_RATES = {"softhebb": ("0.01", "0.03", "0.1")}  # of plain SGD: the others have Adam
 
 
-def rate_of(run: Run) -> str:
-    """The rate that the run's command line set."""
-    return next(word.partition("=")[2] for word in run["settings"].split() if word.startswith(f"{RATE}="))
-
-
-def best_rate(runs: Sequence[Run], rule: str, seed: int) -> str:
-    """The rate of the run of this rule and seed with the best accuracy on validation.
-
-    Raises:
-        DataError: there is no such run.
-    """
-    tried = [run for run in runs if run["learner"] == rule and run["seed"] == seed and not is_equal_macs(run)]
-    if not tried:
-        raise DataError(f"no finished run of {rule} at seed {seed}")
-    return rate_of(max(tried, key=lambda run: run[f"{PROBE}/val_acc"]))
+def rule_rate(runs: Sequence[Run], rule: str, seed: int) -> str:
+    """The rule's best rate at this seed and equal epochs."""
+    return best_rate([run for run in runs if not is_equal_macs(run)], seed, learner=rule)
 
 
 def is_equal_macs(run: Run) -> bool:
     """Whether its number of images was made to fit bp's arithmetic."""
     return any(word.startswith(f"{SHARE}=") for word in run["settings"].split())
-
-
-def identity(run: Mapping[str, object]) -> tuple[str, str, str]:
-    """What two runs of the same thing have in common; rows of the curves have it too."""
-    return str(run["learner"]), str(run["settings"]), str(run["seed"])
-
-
-def known_runs(folder: Path) -> list[Run]:
-    """The finished runs of the folder, and the saved ones that it lacks, in a fixed order."""
-    found = {identity(run): run for run in read_runs([RESULTS, folder])}  # the folder's are read last
-    return [found[name] for name in sorted(found)]
 
 
 def sweep(folder: Path, rates: Mapping[str, Sequence[str]], seeds: Sequence[int], words: Sequence[str]) -> None:
@@ -95,31 +70,26 @@ def sweep(folder: Path, rates: Mapping[str, Sequence[str]], seeds: Sequence[int]
     for rule, own in rates.items():
         groups.setdefault((tuple(own), RULES[rule]), []).append(rule)
     for (own, extra), rules in groups.items():
-        command = [
-            *(sys.executable, "-m", "dtp_lightning", "sweep", "local_rules", f"learner={','.join(rules)}", *extra),
-            *(f"{RATE}={','.join(own)}", f"seed={','.join(map(str, seeds))}", f"hydra.sweep.dir={folder.absolute()}"),
-            *words,
-        ]
-        print(f"$ {' '.join(command[1:])}", flush=True)
-        subprocess.run(command, cwd=ROOT, check=False)  # one that fails is no reason to leave those after it
+        chosen = (f"learner={','.join(rules)}", *extra, f"{RATE}={','.join(own)}", f"seed={','.join(map(str, seeds))}")
+        run_sweep("local_rules", folder, [*chosen, *words])
 
 
 def run_rules(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """All rates of each rule at the first seed, then the best of them at the others."""
     sweep(folder, {rule: OWN_RATES.get(rule, CHOSEN[RATE].split(",")) for rule in rules}, seeds[:1], words)
     if len(seeds) > 1:
-        runs = known_runs(folder)
-        sweep(folder, {rule: (best_rate(runs, rule, seeds[0]),) for rule in rules}, seeds[1:], words)
+        runs = known_runs(RESULTS, folder)
+        sweep(folder, {rule: (rule_rate(runs, rule, seeds[0]),) for rule in rules}, seeds[1:], words)
 
 
 def run_equal_macs(folder: Path, rules: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> None:
     """The best rate of each rule on so many images that it spends what bp spends; bp's own rules need no second run."""
-    runs = known_runs(folder)
+    runs = known_runs(RESULTS, folder)
     reference = next(run[MACS] for run in runs if run["learner"] == "bp")
     for rule in rules:
         ratio = next(run[MACS] for run in runs if run["learner"] == rule) / reference
         if abs(ratio - 1) > EQUAL:
-            rate = best_rate(runs, rule, seeds[0])
+            rate = rule_rate(runs, rule, seeds[0])
             sweep(
                 folder,
                 {rule: (rate,)},
@@ -142,16 +112,16 @@ def curve_of(run: Run) -> list[dict[str, object]]:
 
 def save(folder: Path) -> None:
     """Summaries and curves of the folder's runs, beside what is saved of others."""
-    runs = known_runs(folder)
+    runs = known_runs(RESULTS, folder)
     with CURVES.open(newline="") as file:
         curves = list(csv.DictReader(file))
-    new = {identity(run): curve_of(run) for run in read_runs([folder])}
-    rows = [row for row in curves if identity(row) not in new] + [row for rows in new.values() for row in rows]
+    new = {identity(run, CURVE_OF): curve_of(run) for run in read_runs([folder])}
+    rows = [row for row in curves if identity(row, CURVE_OF) not in new] + [row for own in new.values() for row in own]
     save_runs(runs, RESULTS)
     with CURVES.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (identity(row), int(str(row["epoch"])))))
+        writer.writerows(sorted(rows, key=lambda row: (identity(row, CURVE_OF), int(str(row["epoch"])))))
 
 
 def main() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local_rules import CURVE, EQUAL, MACS, PROBE, ROOT, best_rate, is_equal_macs, rate_of
+from chosen_rates import ROOT, accuracies, difference, mean, rate_of, said
+from local_rules import CURVE, EQUAL, MACS, is_equal_macs, rule_rate
 from reproduction import with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
-from dtp_lightning.report.statistics import Interval, Paired
-from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
+from dtp_lightning.report.statistics import Interval
+from dtp_lightning.report.tables import MINUS, NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs
 
 if TYPE_CHECKING:
@@ -64,12 +65,6 @@ class Rule:
         return " ".join([run["model"], *own])
 
 
-def accuracies(runs: Mapping[int, Run], *, untrained: bool = False) -> dict[int, float]:
-    """Seed -> test accuracy in percent."""
-    key = f"{'random_encoder/' if untrained else ''}{PROBE}/test_acc"
-    return {seed: 100 * run[key] for seed, run in runs.items()}
-
-
 def rules_of(path: Path, first_seed: int = 0) -> list[Rule]:
     """The rules of a results file, best mean first.
 
@@ -82,13 +77,13 @@ def rules_of(path: Path, first_seed: int = 0) -> list[Rule]:
     found = []
     for name in dict.fromkeys(run["learner"] for run in runs):
         own = [run for run in runs if run["learner"] == name]
-        rate = best_rate(runs, name, first_seed)
+        rate = rule_rate(runs, name, first_seed)
         rule = Rule(name, rate)
         for run in own:
             if rate_of(run) == rate:
                 (rule.equal_macs if is_equal_macs(run) else rule.equal_epochs)[run["seed"]] = run
         found.append(rule)
-    return sorted(found, key=lambda rule: -_mean(accuracies(rule.equal_epochs)))
+    return sorted(found, key=lambda rule: -mean(accuracies(rule.equal_epochs)))
 
 
 def table(path: Path) -> str:
@@ -101,9 +96,9 @@ def table(path: Path) -> str:
         trained, ratio = accuracies(rule.equal_epochs), rule.macs / bp.macs
         beside = accuracies(bp.equal_epochs) if rule.model == bp.model and rule is not bp else {}
         untrained, again = accuracies(rule.equal_epochs, untrained=True), accuracies(rule.equal_macs)
-        entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), _said(trained)]
-        entries += [_difference(trained, untrained), _difference(trained, beside), f"{ratio:.2f}"]
-        entries += [_said(again) if again else NONE, _difference(again, beside)]
+        entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), said(trained)]
+        entries += [difference(trained, untrained), difference(trained, beside), f"{ratio:.2f}"]
+        entries += [said(again) if again else NONE, difference(again, beside)]
         made.rows.append([Entry(entry) for entry in entries])
     return made.markdown()
 
@@ -182,7 +177,7 @@ def _draw_cost(axes: Axes, rules: list[Rule]) -> None:
         for (y, x, name), at in zip(points, spread([y for y, *_ in points], (high - low) / 30), strict=True):
             axes.plot([x, column], [y, at], color=colours[name], lw=0.6, alpha=0.6)
             axes.annotate(name, (column, at), fontsize=7.5, va="center", ha=side, color=colours[name])
-    untrained = _mean(accuracies(bp.equal_epochs, untrained=True))
+    untrained = mean(accuracies(bp.equal_epochs, untrained=True))
     axes.axhline(untrained, color="#1b1f24", lw=1, ls=":")
     axes.annotate(
         "cnn4, untrained", (0.02, untrained), (0, 4), ("axes fraction", "data"), "offset points", fontsize=7.5
@@ -221,21 +216,3 @@ def _draw_curves(axes: Axes, rules: list[Rule], curves: Path) -> None:
     axes.set_xlim(left=5)
     axes.set_xlabel("thousands of images seen")
     axes.set_ylabel("k-NN, validation accuracy, %")
-
-
-def _mean(values: Mapping[int, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def _said(values: Mapping[int, float]) -> str:
-    interval = Interval.of(list(values.values()))
-    entry = mean_entry(interval, interval.n)
-    return f"{entry.text} {entry.note}".strip()
-
-
-def _difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
-    pair = Paired.of(a, b)
-    if pair is None:
-        return NONE
-    d = pair.difference
-    return f"{d.mean:+.1f}" + ("" if math.isnan(d.low) else f" [{d.low:+.1f}, {d.high:+.1f}]")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chosen_rates import PROBE, RATE
 from conftest import options
-from local_rules import CURVES, PROBE, RATE, RESULTS, RULES, best_rate, sweep
+from local_rules import CURVES, RESULTS, RULES, rule_rate, sweep
 from local_rules_table import FAMILIES, PAGE, draw, filled, rules_of, table
 
 from dtp_lightning.errors import DataError
@@ -32,10 +33,10 @@ RUNS = [
 
 
 def test_the_rate_is_chosen_on_validation_at_equal_epochs() -> None:
-    assert best_rate(RUNS, "bp", 0) == "0.001", "not the one whose test accuracy is best"
-    assert best_rate(RUNS, "gll", 0) == "0.003"
+    assert rule_rate(RUNS, "bp", 0) == "0.001", "not the one whose test accuracy is best"
+    assert rule_rate(RUNS, "gll", 0) == "0.003"
     with pytest.raises(DataError, match="no finished run of dtp at seed 0"):
-        best_rate(RUNS, "dtp", 0)
+        rule_rate(RUNS, "dtp", 0)
 
 
 def test_the_table_pairs_by_seed(tmp_path: Path) -> None:
@@ -50,11 +51,11 @@ def test_rules_of_equal_rates_share_a_process(monkeypatch: pytest.MonkeyPatch, t
     called = []
     monkeypatch.setattr("subprocess.run", lambda command, **_: called.append(command[5:]))
     sweep(tmp_path, {"bp": ["1"], "gll": ["1"], "fa": ["1"], "dtp": ["2"]}, [1, 2], ["batch_size=7"])
-    last = ["seed=1,2", f"hydra.sweep.dir={tmp_path}", "batch_size=7"]
+    first, last = f"hydra.sweep.dir={tmp_path}", ["seed=1,2", "batch_size=7"]
     assert called == [
-        ["learner=bp,fa", f"{RATE}=1", *last],
-        ["learner=gll", "++learner.epochs_per_stage=1", f"{RATE}=1", *last],
-        ["learner=dtp", f"{RATE}=2", *last],
+        [first, "learner=bp,fa", f"{RATE}=1", *last],
+        [first, "learner=gll", "++learner.epochs_per_stage=1", f"{RATE}=1", *last],
+        [first, "learner=dtp", f"{RATE}=2", *last],
     ]
 
 
