@@ -8,10 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pages import said
+
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.statistics import Interval, Paired
-from dtp_lightning.report.tables import NONE, mean_entry
+from dtp_lightning.report.tables import NONE
 from dtp_lightning.runs.reader import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,11 +68,9 @@ def mean(values: Mapping[int, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def said(values: Mapping[int, float]) -> str:
-    """Mean and 95 % interval over seeds."""
-    interval = Interval.of(list(values.values()))
-    entry = mean_entry(interval, interval.n)
-    return f"{entry.text} {entry.note}".strip()
+def over_seeds(values: Mapping[int, float]) -> str:
+    """Mean and 95 % interval."""
+    return said(Interval.of(list(values.values())))
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chosen_rates import ROOT, accuracies, difference, mean, rate_of, said
+from chosen_rates import ROOT, accuracies, difference, mean, over_seeds, rate_of
 from local_rules import CURVE, EQUAL, MACS, is_equal_macs, rule_rate
-from reproduction import with_tables
+from pages import with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
@@ -96,9 +96,9 @@ def table(path: Path) -> str:
         trained, ratio = accuracies(rule.equal_epochs), rule.macs / bp.macs
         beside = accuracies(bp.equal_epochs) if rule.model == bp.model and rule is not bp else {}
         untrained, again = accuracies(rule.equal_epochs, untrained=True), accuracies(rule.equal_macs)
-        entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), said(trained)]
+        entries = [f"`{rule.name}`", rule.model, rule.rate, str(len(trained)), over_seeds(trained)]
         entries += [difference(trained, untrained), difference(trained, beside), f"{ratio:.2f}"]
-        entries += [said(again) if again else NONE, difference(again, beside)]
+        entries += [over_seeds(again) if again else NONE, difference(again, beside)]
         made.rows.append([Entry(entry) for entry in entries])
     return made.markdown()
 

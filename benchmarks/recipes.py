@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reproduction import with_tables
+from pages import with_tables
 
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.tables import NONE, Entry, Table

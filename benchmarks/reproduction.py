@@ -8,18 +8,18 @@ else.
 from __future__ import annotations
 
 import csv
-import re
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import objectives
 import transfer
 from claims import CLAIMS, claim_tables, runs_of
+from pages import said, with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Cell, Run, cells_of, random_cells
-from dtp_lightning.report.tables import NONE, Entry, Table, mean_entry
+from dtp_lightning.report.tables import NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +27,6 @@ PAGE = ROOT / "docs" / "reproduction.md"
 PROTOCOLS = ("table1", "table1_thesis")
 SNAPSHOTS = (10, 30, 100, 400)
 BATCHES = 46_000 // 500  # of an epoch of Table 1
-BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def compute_table(results: Path) -> str:
@@ -137,8 +136,7 @@ def accuracy(cell: Cell | None) -> str:
     interval = cell.interval("transfer/cifar10/test_acc", 100) if cell else None
     if interval is None:
         return "not run"
-    entry = mean_entry(interval, interval.n)
-    return f"{entry.text} {entry.note} (n = {interval.n})".replace("  ", " ")
+    return f"{said(interval)} (n = {interval.n})"
 
 
 def costs(results: Path) -> dict[str, int]:
@@ -147,7 +145,12 @@ def costs(results: Path) -> dict[str, int]:
         return {row["preset"]: int(row["epochs"]) for row in csv.DictReader(file)}
 
 
-TABLES = {"compute": compute_table, "hours": hours_table, "conditions": transfer.judged_table}
+TABLES = {
+    "compute": compute_table,
+    "hours": hours_table,
+    "conditions": transfer.judged_table,
+    "objectives": objectives.judged_table,
+}
 
 
 def filled(text: str, results: Path) -> str:
@@ -167,11 +170,6 @@ def filled(text: str, results: Path) -> str:
         raise DataError(f"docs/reproduction.md: there is no table '{name}'")
 
     return with_tables(text, made)
-
-
-def with_tables(text: str, made: Callable[[str], str]) -> str:
-    """A page in which every table, by its name, is written anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{made(match[2]).rstrip()}\n{match[3]}", text)
 
 
 def write(page: Path = PAGE, results: Path = ROOT / "results") -> None:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from claims import ABOVE, BELOW, reading
+from pages import said
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.statistics import Interval, Paired
-from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
+from dtp_lightning.report.tables import MINUS, NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,12 +113,6 @@ def judged_table(results: Path) -> str:
             f"results/transfer.csv reads {now}: read claim 5 in docs/reproduction.md again, then mend VERDICT"
         )
     return table(results)
-
-
-def said(interval: Interval) -> str:
-    """Mean and 95 % interval."""
-    entry = mean_entry(interval, interval.n)
-    return f"{entry.text} {entry.note}".strip()
 
 
 def stage_probes(run: Run) -> list[str]:
