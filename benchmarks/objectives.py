@@ -37,9 +37,13 @@ PAGE = ROOT / "docs" / "losses" / "comparison.md"
 FIGURE = ROOT / "docs" / "images" / "objectives.png"
 PARAMS = yaml.safe_load((ROOT / "sweeps" / "objectives.yaml").read_text())["hydra"]["sweeper"]["params"]
 LEARNERS = tuple(PARAMS["learner"].split(","))
-LOSSES = tuple(PARAMS["loss"].split(","))
-USUAL = "simclr"
-"""The objective that others are compared with."""
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    **{name: (f"loss={name}",) for name in PARAMS["loss"].split(",")},
+    "simclr loss.temperature=0.1": ("loss=simclr", "loss.temperature=0.1"),
+}
+"""Name -> its words on a command line."""
+USUAL = "simclr loss.temperature=0.1"
+"""What others are compared with: the temperature of the 2022 paper; the option's is that of the thesis' DTP trainer."""
 VERDICT: dict[str, tuple[str, ...]] = {"hinge": (LEVEL, LEVEL), "l1_margin": (BELOW, ABOVE)}
 """Simple objective -> where the interval of its difference to the usual one lies, by each rule."""
 SUPERVISED = ("cross_entropy",)
@@ -49,8 +53,6 @@ SUPERVISED = ("cross_entropy",)
 class Pair:
     """The runs of an objective and a rule at their chosen rate: seed -> run."""
 
-    loss: str
-    learner: str
     rate: str
     runs: dict[int, Run]
 
@@ -65,17 +67,26 @@ class Pair:
         return accuracies(self.runs, untrained=True)
 
 
+def named(runs: Sequence[Run]) -> list[dict]:
+    """The runs with the name of their objective: loss, and what was set of it."""
+    words = [[word for word in run["settings"].split() if word.startswith("loss.")] for run in runs]
+    return [{**run, "objective": " ".join([run["loss"], *own])} for run, own in zip(runs, words, strict=True)]
+
+
 def run_objectives(folder: Path, seeds: Sequence[int], words: Sequence[str]) -> None:
     """All rates at the first seed, then the best of each pair at the others."""
-    run_sweep("objectives", folder, [f"seed={seeds[0]}", *words])
-    runs = known_runs(RESULTS, folder)
-    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for loss in LOSSES:
+    plain = (f"loss={PARAMS['loss']}",)
+    for own in (plain, *(own for own in OBJECTIVES.values() if len(own) > 1)):
+        run_sweep("objectives", folder, [*own, f"seed={seeds[0]}", *words])
+    runs = named(known_runs(RESULTS, folder))
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, (loss, *more) in OBJECTIVES.items():
         for learner in LEARNERS:
-            alike[best_rate(runs, seeds[0], loss=loss, learner=learner), learner].append(loss)
+            rate = best_rate(runs, seeds[0], objective=name, learner=learner)
+            alike[rate, learner, *more].append(loss.partition("=")[2])
     others = ",".join(map(str, seeds[1:]))
-    for (rate, learner), losses in alike.items() if others else ():
-        chosen = (f"loss={','.join(losses)}", f"learner={learner}", f"{RATE}={rate}", f"seed={others}")
+    for (rate, learner, *more), losses in alike.items() if others else ():
+        chosen = (f"loss={','.join(losses)}", *more, f"learner={learner}", f"{RATE}={rate}", f"seed={others}")
         run_sweep("objectives", folder, [*chosen, *words])
 
 
@@ -87,14 +98,14 @@ def pairs_of(path: Path, rules: Path, first_seed: int = 0) -> dict[str, dict[str
         rules: those of the comparison of rules, for the hinge.
         first_seed: at which rates were tried.
     """
-    runs = read_runs([path])
-    runs += [run for run in read_runs([rules]) if run["learner"] in LEARNERS and not is_equal_macs(run)]
+    of_rules = [run for run in read_runs([rules]) if run["learner"] in LEARNERS and not is_equal_macs(run)]
+    runs = named([*read_runs([path]), *of_rules])
     found: dict[str, dict[str, Pair]] = {}
-    for loss in dict.fromkeys(run["loss"] for run in runs):
+    for name in dict.fromkeys(run["objective"] for run in runs):
         for learner in LEARNERS:
-            rate = best_rate(runs, first_seed, loss=loss, learner=learner)
-            own = [run for run in runs if (run["loss"], run["learner"], rate_of(run)) == (loss, learner, rate)]
-            found.setdefault(loss, {})[learner] = Pair(loss, learner, rate, {run["seed"]: run for run in own})
+            rate = best_rate(runs, first_seed, objective=name, learner=learner)
+            own = [run for run in runs if (run["objective"], run["learner"], rate_of(run)) == (name, learner, rate)]
+            found.setdefault(name, {})[learner] = Pair(rate, {run["seed"]: run for run in own})
     return dict(sorted(found.items(), key=lambda item: -mean(item[1][LEARNERS[0]].trained)))
 
 
@@ -102,7 +113,7 @@ def table(path: Path = RESULTS, rules: Path = RULES) -> str:
     """Markdown: a row for each objective; differences are paired by seed."""
     pairs = pairs_of(path, rules)
     bp, dtp = LEARNERS
-    beside = (f"{MINUS} untrained", f"{MINUS} {USUAL}")
+    beside = (f"{MINUS} untrained", f"{MINUS} SimCLR")
     heads = ["`loss=`", "n", "rate, bp", "bp", *beside, "rate, dtp", "dtp", *beside, f"dtp {MINUS} bp"]
     made = Table("objectives", heads)
     for loss, of in pairs.items():
@@ -158,11 +169,17 @@ def draw(path: Path = RESULTS, rules: Path = RULES, to: Path = FIGURE) -> None:
                 axes.plot(interval.mean, y, "os"[number], color=colour, ms=6, label=learner if row == 0 else None)
         untrained = Interval.of(list(pairs[USUAL][LEARNERS[0]].untrained.values()))
         axes.axvline(untrained.mean, color="#1b1f24", lw=1, ls=":", label="untrained")
-        axes.set_yticks(range(len(pairs)), [loss + ("\n(labels)" if loss in SUPERVISED else "") for loss in pairs])
+        axes.set_yticks(range(len(pairs)), [_lines(name) for name in pairs])
         axes.set_ylim(len(pairs) - 0.5, -0.5)
         axes.set_xlabel("linear probe, test accuracy, %")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
         save(figure, to)
+
+
+def _lines(name: str) -> str:
+    loss, _, more = name.partition(" ")
+    more = "labels" if name in SUPERVISED else more.removeprefix("loss.").replace("=", " ")
+    return f"{loss}\n({more})" if more else loss
 
 
 def main() -> None:

@@ -12,19 +12,21 @@ from conftest import options
 from dtp_lightning.runs.reader import save_runs
 
 
-def run(loss: str, learner: str, rate: str, seed: int, val: float, test: float) -> dict:
+def run(loss: str, learner: str, rate: str, seed: int, val: float, test: float, *words: str) -> dict:
     """A row of results/objectives.csv."""
     return {
         "learner": learner, "model": "cnn4", "loss": loss, "dataset": "cifar10", "seed": seed, "epochs": 4,
-        "settings": f"{RATE}={rate}", f"{PROBE}/val_acc": val, f"{PROBE}/test_acc": test,
+        "settings": " ".join([f"{RATE}={rate}", *words]), f"{PROBE}/val_acc": val, f"{PROBE}/test_acc": test,
         f"random_encoder/{PROBE}/test_acc": 0.4,
     }  # fmt: skip
 
 
+WARM = "loss.temperature=0.1"
 OURS = [
-    *(run("simclr", "bp", "0.001", seed, 0.6, 0.5 + 0.01 * seed) for seed in (0, 1)),
-    *(run("simclr", "dtp", "0.003", seed, 0.6, 0.6) for seed in (0, 1)),
-    run("simclr", "dtp", "0.001", 0, 0.5, 0.9),
+    *(run("simclr", "bp", "0.001", seed, 0.6, 0.5 + 0.01 * seed, WARM) for seed in (0, 1)),
+    *(run("simclr", "dtp", "0.003", seed, 0.6, 0.6, WARM) for seed in (0, 1)),
+    run("simclr", "dtp", "0.001", 0, 0.5, 0.9, WARM),
+    *(run("simclr", name, "0.003", 0, 0.9, 0.3) for name in ("bp", "dtp")),
 ]
 HINGE = [*(run("hinge", name, "0.001", seed, 0.6, 0.52) for name in ("bp", "dtp", "fa") for seed in (0, 1))]
 
@@ -32,9 +34,10 @@ HINGE = [*(run("hinge", name, "0.001", seed, 0.6, 0.52) for name in ("bp", "dtp"
 def test_the_table_has_each_pair_at_its_own_rate(tmp_path: Path) -> None:
     save_runs(OURS, tmp_path / "ours.csv")
     save_runs(HINGE, tmp_path / "rules.csv")
-    _, _, first, second = objectives.table(tmp_path / "ours.csv", tmp_path / "rules.csv").strip().splitlines()
+    _, _, first, second, third = objectives.table(tmp_path / "ours.csv", tmp_path / "rules.csv").strip().splitlines()
     assert first.startswith("| `hinge` | 2 | 0.001 | 52.0") and "| +1.5 [" in first, first
-    assert second.startswith("| `simclr` | 2 | 0.001 | 50.5 [")
+    assert second.startswith("| `simclr loss.temperature=0.1` | 2 | 0.001 | 50.5 [")
+    assert third.startswith("| `simclr` | 1 | 0.003 | 30.0 | -10.0 | -20.0 |"), "paired by seed"
     assert "| 0.003 | 60.0 [60.0, 60.0] |" in second, "not the rate whose test accuracy is best"
     assert second.endswith("| +9.5 [+3.1, +15.9] |")
 
@@ -42,18 +45,22 @@ def test_the_table_has_each_pair_at_its_own_rate(tmp_path: Path) -> None:
 def test_pairs_of_equal_rates_share_a_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     called = []
     monkeypatch.setattr(objectives, "run_sweep", lambda name, folder, words: called.append(words))
+    plain = [name for name, words in objectives.OBJECTIVES.items() if len(words) == 1]
     runs = [
-        run(loss, learner, rate, 0, float(rate), 0.5)
+        run(loss, learner, rate, 0, float(rate), 0.5, *words)
         for learner, rate in (("bp", "0.001"), ("bp", "0.003"), ("dtp", "0.001"))
-        for loss in objectives.LOSSES
+        for loss, words in [*((name, ()) for name in plain), ("simclr", (WARM,))]
     ]
     monkeypatch.setattr(objectives, "known_runs", lambda *_: runs)
     objectives.run_objectives(tmp_path, [0, 1, 2], ["batch_size=7"])
-    losses = f"loss={','.join(objectives.LOSSES)}"
+    losses, last = f"loss={','.join(plain)}", ["seed=1,2", "batch_size=7"]
     assert called == [
-        ["seed=0", "batch_size=7"],
-        [losses, "learner=bp", f"{RATE}=0.003", "seed=1,2", "batch_size=7"],
-        [losses, "learner=dtp", f"{RATE}=0.001", "seed=1,2", "batch_size=7"],
+        [losses, "seed=0", "batch_size=7"],
+        ["loss=simclr", WARM, "seed=0", "batch_size=7"],
+        [losses, "learner=bp", f"{RATE}=0.003", *last],
+        [losses, "learner=dtp", f"{RATE}=0.001", *last],
+        ["loss=simclr", WARM, "learner=bp", f"{RATE}=0.003", *last],
+        ["loss=simclr", WARM, "learner=dtp", f"{RATE}=0.001", *last],
     ]
 
 
@@ -64,7 +71,7 @@ def test_every_objective_takes_part() -> None:
         "multiclass_hinge",  # a second control that is told labels
         "clapp", "lpl",  # of rules of their own
     }  # fmt: skip
-    assert {*objectives.LOSSES, "hinge"} == set(options("loss")) - others
+    assert {*(name.partition(" ")[0] for name in objectives.OBJECTIVES), "hinge"} == set(options("loss")) - others
 
 
 def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
