@@ -168,8 +168,8 @@ def _draw_cost(axes: Axes, rules: list[Rule]) -> None:
             axes.plot([x, x], [interval.low, interval.high], color=colour, lw=1.2, alpha=0.5)
         axes.plot(x, interval.mean, "o", color=colour, ms=6, label=None if family in labelled else family)
         labelled.add(family)
-        # names stand right of the dearer rules, in a column, and left of the others
-        column = 2.1 if x > 1 + EQUAL else 0.93 * round(x, 1)
+        # names stand in columns: right of the dearer rules, left of the others, and of the cheapest
+        column = 2.1 if x > 1 + EQUAL else 0.62 if x > 0.5 else 0.28
         columns[column].append((interval.mean, x, rule.name))
     low, high = axes.get_ylim()
     for column, points in columns.items():
