@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import logging
@@ -158,6 +159,9 @@ def job(body: Callable[[], object], *, resumable: bool = False) -> object:
         if message is None or HydraConfig.get().mode is not RunMode.RUN or _traceback_wanted:
             raise
         stop(message)
+    finally:
+        # a trainer and its module hold each other, and the images: a multirun would keep those of several jobs
+        gc.collect()
 
 
 def load() -> None:
