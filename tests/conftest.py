@@ -19,6 +19,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from dtp_lightning.config.instantiate import build
+from dtp_lightning.config.run_config import RunConfig
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
@@ -83,11 +84,19 @@ def processor() -> float:
 
 def learner_of(*overrides: str, images: ImageSpec = TINY, seed: int = 0) -> Learner:
     """The learner that a command line describes, on a network for ``images``."""
-    values = checked(composed("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)[0])
+    words = ("model.channels=[4,6,8]", "model.embedding_dim=5", *overrides)
+    # apart, so that every rule with every loss takes as many compositions as there are rules and losses, not pairs
+    values = _checked(tuple(word for word in words if not word.startswith("loss")))
+    of_loss = _checked(tuple(word for word in words if not word.startswith("learner")))
     torch.manual_seed(seed)
-    loss = as_objective(build(values.loss))
+    loss = as_objective(build(of_loss.loss))
     model = build(values.model, images=images, classes=3 if loss.supervised else None)
     return build(values.learner, model=model, loss=loss)
+
+
+@functools.lru_cache(256)
+def _checked(overrides: tuple[str, ...]) -> RunConfig:
+    return checked(_composed(overrides)[0])
 
 
 @pytest.fixture
