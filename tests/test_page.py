@@ -209,6 +209,14 @@ def test_page_of_bare_runs(tmp_path: Path) -> None:
     assert "Differences between" not in (tmp_path / "page.html").read_text()
 
 
+def test_characters_that_the_font_lacks(tmp_path: Path) -> None:
+    """They are boxes in a PNG, and no warning (which tests take for an error)."""
+    for step in ("\u0708", "2"):
+        write_run(tmp_path / step, "dtp", 0, 0.9, f"learner.target_step={step}")
+    write_page(read_runs([tmp_path]), tmp_path / "page.html", "A")
+    assert "target_step=\u0708" in (tmp_path / "page.html").read_text()
+
+
 def test_an_evaluation_adds_to_its_training(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "bp", 0, 0.9)
     later = tmp_path / "again"

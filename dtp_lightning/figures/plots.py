@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,11 +154,21 @@ def plot_histograms(rows: Mapping[str, Mapping[str, Mapping[str, Tensor]]], path
             axis.spines[["top", "right", "left"]].set_visible(False)
             axis.legend(frameon=False)
         grid[-1][column].set_xlabel(f"{quantity} (dashed: mean)")
-    figure.tight_layout()
+    with any_characters():
+        figure.tight_layout()
     save(figure, path)
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, and make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with any_characters():
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+@contextlib.contextmanager
+def any_characters() -> Iterator[None]:
+    """A character that the font lacks is drawn as a box, without a warning: names come from users' command lines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        yield

@@ -48,7 +48,7 @@ class Drawing:
     def svg(self) -> str:
         """For inside an HTML page: its colours are the page's, its ids its own, no names that look like addresses."""
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), plots.any_characters():
             self.figure.savefig(file, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
         text = file.getvalue().decode()
         text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -62,7 +62,7 @@ class Drawing:
     def save(self, folder: Path) -> None:
         """As SVG and PNG, on white."""
         folder.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}):
+        with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}), plots.any_characters():
             self.figure.savefig(folder / f"{self.name}.svg", bbox_inches="tight", metadata={"Date": None})
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, bbox_inches="tight")
 
