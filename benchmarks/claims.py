@@ -69,7 +69,7 @@ CLAIMS: dict[str, tuple[Evidence, ...]] = {
             {"learner": ("bp", *DTP)},
         ),
     ),
-    "losses": (Evidence("distances.csv", ("linear", "knn"), "loss", "simclr", (ONE,)),),
+    "losses": (Evidence("distances.csv", ("linear", "knn"), "loss", "simclr", (LEVEL, BELOW)),),
     "linear": (
         Evidence("tuned_cifar10.csv", CIFAR, "random", "random encoder", (ABOVE,), {"learner": ("bp", *DTP)}),
         Evidence(

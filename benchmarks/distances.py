@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 from pages import with_tables
 
 from dtp_lightning.report.cells import Cell, cells_of, random_cells
-from dtp_lightning.report.statistics import Interval
 from dtp_lightning.report.tables import NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs, save_runs
 
@@ -90,7 +88,7 @@ def filled(text: str, path: Path = RESULTS) -> str:
 
 
 def draw(curves: Path = CURVES, to: Path = FIGURE) -> None:
-    """Mean l1 distances of positive and negative pairs over training, with 95 % intervals over seeds."""
+    """Mean l1 distances of positive and negative pairs over training, and the smallest and largest of the seeds."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -107,20 +105,18 @@ def draw(curves: Path = CURVES, to: Path = FIGURE) -> None:
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     with matplotlib.rc_context(STYLE | {"font.sans-serif": ["DejaVu Sans"]}):
         figure = Figure(figsize=(11, 3.1 * len(datasets)), layout="constrained")
-        grid = figure.subplots(len(datasets), len(LOSSES), sharex="row", sharey="row", squeeze=False)
+        grid = figure.subplots(len(datasets), len(LOSSES), sharex="row", squeeze=False)
         for axes_row, dataset in zip(grid, datasets, strict=True):
             for axes, loss in zip(axes_row, LOSSES, strict=True):
                 for number, learner in enumerate(LEARNERS):
                     for dash, pair in zip(DASHES, PAIRS, strict=False):
                         points = found[dataset, loss, learner, pair]
-                        intervals = [Interval.of(values) for values in points.values()]
-                        mean, label = [interval.mean for interval in intervals], f"{pair}, {learner}"
+                        mean, label = [sum(v) / len(v) for v in points.values()], f"{pair}, {learner}"
                         axes.plot(list(points), mean, dash, color=COLOURS[number], label=label)
-                        if not any(math.isnan(interval.low) for interval in intervals):
-                            low, high = zip(*((interval.low, interval.high) for interval in intervals), strict=True)
-                            axes.fill_between(list(points), low, high, color=COLOURS[number], alpha=0.15, lw=0)
+                        low, high = map(min, points.values()), map(max, points.values())
+                        axes.fill_between(list(points), [*low], [*high], color=COLOURS[number], alpha=0.15, lw=0)
+                axes.set_ylim(bottom=0)
                 axes.set_title(f"{loss}, {dataset}", fontsize=10)
-            axes_row[0].set_ylim(bottom=0)
             axes_row[0].set_ylabel("mean l1 distance")
         for axes in grid[-1]:
             axes.set_xlabel("epochs")
