@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from pages import with_tables
 
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Cell, cells_of, random_cells
 from dtp_lightning.report.tables import NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs, save_runs
@@ -43,8 +45,14 @@ LEARNERS = ("bp", "dtp")
 
 
 def save(folders: Sequence[Path]) -> None:
-    """Summaries and curves of the finished runs; epoch 0 is the untrained network."""
+    """Summaries and curves of the finished runs; epoch 0 is the untrained network.
+
+    Raises:
+        DataError: there are none; what was saved stays.
+    """
     runs = read_runs(folders)
+    if not runs:
+        raise DataError(f"no finished run in {', '.join(map(str, folders))}: dtp sweep distances")
     save_runs(runs, RESULTS)
     with CURVES.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -130,11 +138,14 @@ def main() -> None:
     command = parser.add_subparsers(dest="command").add_parser("save")
     command.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
-    if arguments.command:
-        save(arguments.folders)
-    else:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-        draw()
+    try:
+        if arguments.command:
+            save(arguments.folders)
+        else:
+            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+            draw()
+    except DataError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

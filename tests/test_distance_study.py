@@ -9,6 +9,7 @@ from pathlib import Path
 import distances
 import pytest
 
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.tables import NONE
 
 
@@ -45,6 +46,13 @@ def test_curves_begin_untrained(study: Path) -> None:
     assert [(row["seed"], row["epoch"], row["l1/negative_mean"]) for row in rows] == [
         ("0", "0", "0.25"), ("0", "1", "2"), ("0", "2", "4"), ("1", "0", "0.25"), ("1", "1", "2"), ("1", "2", "4"),
     ]  # fmt: skip
+
+
+def test_an_empty_folder_overwrites_nothing(study: Path) -> None:
+    before = (study / "runs.csv").read_text()
+    with pytest.raises(DataError, match="no finished run in"):
+        distances.save([study / "nothing"])
+    assert (study / "runs.csv").read_text() == before
 
 
 def test_the_table_has_means_over_seeds(study: Path) -> None:
