@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def identity(row: Mapping[str, object], keys: Sequence[str] = IDENTITY) -> tuple
 
 def known_runs(saved: Path, folder: Path) -> list[Run]:
     """The finished runs of a folder, and the rows of a results file that it lacks, in a fixed order."""
-    found = {identity(run): run for run in read_runs([saved, folder] if saved.exists() else [folder])}
+    found = {identity(run): run for run in read_runs([saved, folder])}
     return [found[name] for name in sorted(found)]
 
 
@@ -55,6 +56,12 @@ def run_sweep(name: str, folder: Path, words: Sequence[str]) -> None:
     command = [sys.executable, "-m", "dtp_lightning", "sweep", name, f"hydra.sweep.dir={folder.absolute()}", *words]
     print(f"$ {' '.join(command[1:])}", flush=True)
     subprocess.run(command, cwd=ROOT, check=False)
+
+
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Options and overrides of the command line; these apart, since an option of many values would take them."""
+    words = [word for word in sys.argv[1:] if "=" in word]
+    return parser.parse_args([word for word in sys.argv[1:] if "=" not in word]), words
 
 
 def accuracies(runs: Mapping[int, Run], *, untrained: bool = False) -> dict[int, float]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pages import with_tables
+from pages import mistakes_in_one_line, rewrite, with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Cell, cells_of, random_cells
@@ -116,13 +116,13 @@ def draw(curves: Path = CURVES, to: Path = FIGURE) -> None:
         grid = figure.subplots(len(datasets), len(LOSSES), sharex="row", squeeze=False)
         for axes_row, dataset in zip(grid, datasets, strict=True):
             for axes, loss in zip(axes_row, LOSSES, strict=True):
-                for number, learner in enumerate(LEARNERS):
-                    for dash, pair in zip(DASHES, PAIRS, strict=False):
-                        points = found[dataset, loss, learner, pair]
-                        mean, label = [sum(v) / len(v) for v in points.values()], f"{pair}, {learner}"
-                        axes.plot(list(points), mean, dash, color=COLOURS[number], label=label)
-                        low, high = map(min, points.values()), map(max, points.values())
-                        axes.fill_between(list(points), [*low], [*high], color=COLOURS[number], alpha=0.15, lw=0)
+                looks = itertools.product(zip(LEARNERS, COLOURS, strict=False), zip(PAIRS, DASHES, strict=False))
+                for (learner, colour), (pair, dash) in looks:
+                    points = found[dataset, loss, learner, pair]
+                    mean = [sum(values) / len(values) for values in points.values()]
+                    axes.plot(list(points), mean, dash, color=colour, label=f"{pair}, {learner}")
+                    low, high = map(min, points.values()), map(max, points.values())
+                    axes.fill_between(list(points), [*low], [*high], color=colour, alpha=0.15, lw=0)
                 axes.set_ylim(bottom=0)
                 axes.set_title(f"{loss}, {dataset}", fontsize=10)
             axes_row[0].set_ylabel("mean l1 distance")
@@ -138,14 +138,12 @@ def main() -> None:
     command = parser.add_subparsers(dest="command").add_parser("save")
     command.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
-    try:
+    with mistakes_in_one_line():
         if arguments.command:
             save(arguments.folders)
         else:
-            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+            rewrite(PAGE, filled)
             draw()
-    except DataError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from chosen_rates import RATE, ROOT, best_rate, identity, known_runs, run_sweep
+from chosen_rates import RATE, ROOT, best_rate, identity, known_runs, parsed, run_sweep
+from pages import mistakes_in_one_line, rewrite
 
-from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
 from dtp_lightning.runs.reader import read_runs, save_runs
 
@@ -134,9 +133,8 @@ def main() -> None:
         if name != "save":
             command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
             command.add_argument("--only", nargs="+", choices=list(RULES), default=list(RULES))
-    words = [word for word in sys.argv[1:] if "=" in word]  # overrides, which --only would take for rules
-    arguments = parser.parse_args([word for word in sys.argv[1:] if "=" not in word])
-    try:
+    arguments, words = parsed(parser)
+    with mistakes_in_one_line():
         if arguments.command == "save":
             save(arguments.folder)
         elif arguments.command:
@@ -145,10 +143,8 @@ def main() -> None:
         else:
             from local_rules_table import PAGE, draw, filled
 
-            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+            rewrite(PAGE, lambda text: filled(text, RESULTS))
             draw(RESULTS, CURVES)
-    except DataError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

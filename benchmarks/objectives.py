@@ -13,18 +13,29 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from chosen_rates import RATE, ROOT, accuracies, best_rate, difference, known_runs, mean, over_seeds, rate_of, run_sweep
+from chosen_rates import (
+    RATE,
+    ROOT,
+    accuracies,
+    best_rate,
+    difference,
+    known_runs,
+    mean,
+    over_seeds,
+    parsed,
+    rate_of,
+    run_sweep,
+)
 from claims import BELOW, LEVEL, reading
 from local_rules import RESULTS as RULES
 from local_rules import is_equal_macs
-from pages import with_tables
+from pages import mistakes_in_one_line, rewrite, with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Run
@@ -191,18 +202,15 @@ def main() -> None:
         command.add_argument("folder", type=Path)
         if name == "run":
             command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    words = [word for word in sys.argv[1:] if "=" in word]
-    arguments = parser.parse_args([word for word in sys.argv[1:] if "=" not in word])
-    try:
+    arguments, words = parsed(parser)
+    with mistakes_in_one_line():
         if arguments.command == "run":
             run_objectives(arguments.folder, arguments.seeds, words)
         elif arguments.command:
             save_runs(known_runs(RESULTS, arguments.folder), RESULTS)
         else:
-            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+            rewrite(PAGE, filled)
             draw()
-    except DataError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pages import with_tables
+from pages import rewrite, with_tables
 
 from dtp_lightning.report.cells import Run
 from dtp_lightning.report.tables import NONE, Entry, Table
@@ -51,7 +51,7 @@ def _percent(run: Run, probe: str) -> str:
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, filled)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import statistics
-import sys
 from pathlib import Path
 
 import objectives
 import transfer
 from claims import CLAIMS, claim_tables, runs_of
-from pages import said, with_tables
+from pages import mistakes_in_one_line, rewrite, said, with_tables
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Cell, Run, cells_of, random_cells
@@ -174,15 +173,13 @@ def filled(text: str, results: Path) -> str:
 
 def write(page: Path = PAGE, results: Path = ROOT / "results") -> None:
     """Write the page's tables from the results."""
-    page.write_text(filled(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    rewrite(page, lambda text: filled(text, results))
 
 
 def main() -> None:
     """Write the page."""
-    try:
+    with mistakes_in_one_line():
         write()
-    except DataError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
