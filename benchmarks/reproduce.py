@@ -18,7 +18,8 @@ from pathlib import Path
 import reproduction
 from omegaconf import OmegaConf
 
-from dtp_lightning.cli import entry, paths
+from dtp_lightning.cli import paths
+from dtp_lightning.cli.words import quoted
 from dtp_lightning.config.keys import key_of_override
 from dtp_lightning.runs.reader import read_runs, save_runs
 from dtp_lightning.runs.status import finished
@@ -68,7 +69,7 @@ def folder_of(words: Sequence[str], runs: Path) -> Path:
 
 def train(words: Sequence[str], folder: Path) -> None:
     """Run, or go on with, a training in a process of its own; ends this one where it fails."""
-    place = f"hydra.run.dir={entry.quoted(str(folder))}"
+    place = f"hydra.run.dir={quoted(str(folder))}"
     command = [sys.executable, "-m", "dtp_lightning", "train", *words, "resume=true", "logger=none", place]
     done = subprocess.run(command)
     if done.returncode:

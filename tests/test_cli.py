@@ -21,6 +21,7 @@ from dtp_lightning import __version__
 from dtp_lightning.cli import entry, evaluate, paths, search, sweeps, train
 from dtp_lightning.cli import main as cli
 from dtp_lightning.cli.help import annotated, comments_of
+from dtp_lightning.cli.words import options_first, word_of_hydra
 from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint_io import Progress
 
@@ -131,6 +132,11 @@ WRONG = [
     ("sweep bp_vs_dpt", "bp_vs_dpt: no such sweep, and no YAML file; did you mean 'bp_vs_dtp'? There is: alignment, "),
     ("sweep seed=0", "seed=0: name the sweep first, dtp sweep NAME key=value; there is: alignment, "),
     ("sweep smoke --config-dir nowhere", "--config-dir nowhere: no such folder"),
+    ("sweep losses loss=hinge,simclr learner=dpt", "learner=dpt: no such choice; did you mean 'dtp'?"),
+    (
+        "sweep objectives loss.temperature=1",
+        "unknown key 'loss.temperature'; it belongs to loss=dcl, simclr: in a sweep over",
+    ),
     ("evaluate last", "there is no last run: nothing below outputs/ or multirun/ in "),
     ("evaluate checkpoint=last", "there is no last run: nothing below outputs/ or multirun/ in "),
     ("train resume=last", "there is no last run: nothing below outputs/ or multirun/ in "),
@@ -179,10 +185,24 @@ def test_last_is_a_run_only_where_a_run_is_asked_for(empty: Path) -> None:
 def test_words_that_name_a_run(empty: Path) -> None:
     leave("outputs/d/learner=bp,seed=0/checkpoints/last.ckpt")
     run = empty / "outputs/d/learner=bp,seed=0"
-    assert entry._run_named_in("resume=last") == f"resume='{run}'"
-    assert entry._run_named_in("checkpoint=outputs/d/learner=bp,seed=0") == "checkpoint='outputs/d/learner=bp,seed=0'"
+    assert word_of_hydra("resume=last") == f"resume='{run}'"
+    assert word_of_hydra("checkpoint=outputs/d/learner=bp,seed=0") == "checkpoint='outputs/d/learner=bp,seed=0'"
     for word in ("resume=true", "checkpoint=nowhere.ckpt", "checkpoint='outputs'", "seed=last", "last"):
-        assert entry._run_named_in(word) == word
+        assert word_of_hydra(word) == word
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("seed=0 -m learner=bp,dtp", "-m seed=0 learner=bp,dtp"),
+        ("seed=0 --cfg job learner=bp", "--cfg job seed=0 learner=bp"),
+        ("seed=0 --info learner=bp", "--info seed=0 learner=bp"),
+        ("seed=0 --info config -cn evaluate", "--info config -cn evaluate seed=0"),
+        ("seed=0 --config-dir=mine ~callbacks -cd", "--config-dir=mine -cd seed=0 ~callbacks"),
+    ],
+)
+def test_options_stand_anywhere(typed: str, given: str) -> None:
+    assert options_first(typed.split()) == given.split()
 
 
 def test_a_run_is_evaluated_exported_and_reported_by_last(here: Path) -> None:
@@ -250,7 +270,8 @@ def test_a_sweep_of_ones_own(empty: Path, monkeypatch: pytest.MonkeyPatch) -> No
     sweeps.start(entry.CommandLine(["dtp", "sweep"], ["my sweeps/mine.yaml", "seed=0"], ["sweep"]))
     sweeps.start(entry.CommandLine(["dtp", "sweep"], ["smoke", "--config-dir", "my sweeps"], ["sweep"]))
     own, shipped = started
-    assert own.hydra == ["--config-dir", str(empty / "my sweeps"), "--config-name", "mine"] and own.words == ["seed=0"]
+    assert own.hydra == ["--config-dir", str(empty / "my sweeps"), "--config-name", "mine", "--multirun"]
+    assert own.words == ["seed=0"]
     assert own.program == ["dtp", "sweep", "my sweeps/mine.yaml"]
     assert shipped.hydra[1] == str(ROOT / "sweeps")
     assert shipped.words == [f"hydra.searchpath=['file://{empty / 'my sweeps'}']"]

@@ -6,8 +6,12 @@ import inspect
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from dtp_lightning.cli import paths
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def nearest_key(key: str, config_name: str) -> str:
@@ -39,6 +43,30 @@ def nearest_key(key: str, config_name: str) -> str:
             return (_addable(key, word, target, own) if target else "") or nearest(word, own, section)
         section += f"{word}."
     return ""
+
+
+def in_other_options(key: str) -> str:
+    """The options of the key's group that have it, and how a sweep over them is told; empty where there are none."""
+    from omegaconf import OmegaConf
+
+    group, _, rest = key.partition(".")
+    known = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if rest else []
+    having = [name for name in known if OmegaConf.select(_as_written(group, name), rest) is not None]
+    if not having or group == "experiment":  # a preset's keys are those of the configuration
+        return ""
+    # a sweep is composed once without what it varies: there the group has its default
+    sweeping = {"-m", "--multirun"} & {*sys.argv}
+    return f"; it belongs to {group}={', '.join(having)}" + (f": in a sweep over them, ++{key}=..." if sweeping else "")
+
+
+def _as_written(group: str, name: str) -> DictConfig:
+    """An option of a group without the rest of the configuration, which takes a hundred times as long."""
+    from omegaconf import DictConfig, OmegaConf
+
+    own = OmegaConf.load(paths.conf() / group / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    others = [word for word in own.get("defaults", []) if isinstance(word, str) and word != "_self_"]
+    return OmegaConf.merge(*(_as_written(group, other) for other in others), own)  # type: ignore[return-value]
 
 
 def _addable(key: str, word: str, target: str, own: Sequence[str]) -> str:

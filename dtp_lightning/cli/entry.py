@@ -22,14 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from dtp_lightning.cli import advice, paths
+from dtp_lightning.cli import advice
+from dtp_lightning.cli.words import check, options_first, plain_or_quoted, word_of_hydra
 from dtp_lightning.errors import SecretError, UserError
 from dtp_lightning.runtime import allocator
 from dtp_lightning.runtime.signals import Interrupted, guard
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # a user sets it to 1 to see tracebacks
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
-NAME_A_RUN = ("resume", "checkpoint")  # keys whose value may be a run
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -62,15 +62,13 @@ def run(task: Callable[[], object], config_name: str, line: CommandLine) -> None
         line: what was typed.
     """
     global _typed
-    home = str(Path.home())  # no shell expands the ~ in key=~/folder, and Hydra's grammar has no such character
-    words = [re.sub(r"(?<==)~(?=/|$)", lambda _: home, word) for word in line.words]
     logging.raiseExceptions = _traceback_wanted  # a log file on a full disk is not worth a traceback
     os.environ[FULL_ERROR] = "1"  # Hydra then raises instead of printing advice of its own
     try:
-        words = [_run_named_in(word) for word in words]
-        _check_words(words)
+        words = [word_of_hydra(word) for word in line.words]
+        check(words)
         _typed = replace(line, words=words)
-        sys.argv[1:] = [*line.hydra, *words]
+        sys.argv[1:] = [*line.hydra, *options_first(words)]
         if {"--help", "-h"} & {*words}:
             _help(task, config_name)
         with guard.collect():
@@ -98,25 +96,6 @@ def _help(task: Callable[[], object], config_name: str) -> NoReturn:
         task()
     print(annotated(told.getvalue(), config_name, HydraConfig.get().runtime.choices), end="", flush=True)
     sys.exit(0)
-
-
-def _run_named_in(word: str) -> str:
-    """A word that names a run: ``last`` becomes the newest one's folder, and a path is quoted as Hydra wants it."""
-    key, given, value = word.partition("=")
-    if key not in NAME_A_RUN or not given or value[:1] in ("'", '"'):
-        return word
-    if value == paths.LAST:
-        value = str(paths.last_run(paths.CHECKPOINT).resolve())
-    elif value in ("", "true", "false") or not Path(value).exists():
-        return word
-    return f"{key}={quoted(value)}"
-
-
-def quoted(text: str) -> str:
-    """Text as Hydra's grammar takes any: commas, spaces and = would mean something else."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return str(QuotedString(text=text, quote=Quote.single).with_quotes())
 
 
 def _close_sweep() -> None:
@@ -176,12 +155,7 @@ def _command(key: str, folder: str) -> str | None:
     if _typed is None:
         return None
     words = [word for word in _typed.words if word.partition("=")[0] not in ("resume", key)]
-    return shlex.join([*_typed.program, *words, "resume=true", f"{key}={_plain_or_quoted(folder)}"])
-
-
-def _plain_or_quoted(folder: str) -> str:
-    """A path, quoted only where Hydra would read something else in it."""
-    return folder if re.fullmatch(r"[\w./ +-]+", folder) else quoted(folder)
+    return shlex.join([*_typed.program, *words, "resume=true", f"{key}={plain_or_quoted(folder)}"])
 
 
 def _leave(stopped: Interrupted) -> NoReturn:
@@ -204,27 +178,6 @@ def tool(task: Callable[[], object]) -> None:
         if message is None or _traceback_wanted:
             raise
         stop(message)
-
-
-def _check_words(words: Sequence[str]) -> None:
-    """What Hydra would answer by its usage, or write into the run folder, before it sees it.
-
-    Raises:
-        ConfigError: an option that does not exist, or a secret.
-    """
-    from hydra._internal.utils import get_args_parser
-
-    from dtp_lightning.config.values import is_secret, secret_message
-    from dtp_lightning.errors import ConfigError
-
-    for word in words:
-        key, given, _ = word.lstrip("+").partition("=")
-        if given and is_secret(key):
-            raise SecretError(secret_message(key))
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
-    for word in words:
-        if word.startswith("-") and word.partition("=")[0] not in known:
-            raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")
 
 
 def _forbidden(error: OSError) -> str | None:
@@ -269,7 +222,9 @@ def _explain(error: BaseException, config_name: str) -> str | None:
     if not isinstance(error, CompactHydraException | OmegaConfBaseException):
         return _from_the_system(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown key '{match[1]}'" + advice.nearest_key(match[1], config_name)
+        nearest = advice.nearest_key(match[1], config_name)
+        other = "" if "did you mean" in nearest else advice.in_other_options(match[1])
+        return f"unknown key '{match[1]}'{other or nearest}"
     if match := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", text):
         return advice.nearest_choice(match[1], match[2])
     if match := re.search(r"Cannot find primary config '([^']+)'", text):
@@ -281,10 +236,6 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         word = f"{match[1]}: " if match else ""
         return f"{word}not understood; write key=value, a list as key=[a,b], and quote what has special characters"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=(.+)'", text):
-        # a sweep is composed once without what it varies: a key that the default lacks ends it as if it were no sweep
-        return (
-            f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list; "
-            f"in a sweep, write a key that not all of them have as ++{match[1]}.KEY=VALUE"
-        )
+        return f"{match[1]}={match[2]}: -m makes a run of each of several values, {match[1]}=[{match[2]}] is a list"
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("full_key"))

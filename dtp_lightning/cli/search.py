@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from dtp_lightning.cli import entry, paths
+from dtp_lightning.cli import paths
+from dtp_lightning.cli.words import quoted
 from dtp_lightning.errors import ConfigError, RunError
 from dtp_lightning.runs.lock import is_locked
 from dtp_lightning.runs.stored import read_summary
@@ -63,7 +64,7 @@ def run_trial(words: Sequence[str], folder: Path, metric: str) -> float:
         "train",
         *words,
         "resume=true",
-        f"hydra.run.dir={entry.quoted(str(folder))}",
+        f"hydra.run.dir={quoted(str(folder))}",
     ]
     with (folder / "output.txt").open("a") as output:
         code = _wait(command, output)

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from dtp_lightning.cli import entry, paths
+from dtp_lightning.cli.words import quoted
 from dtp_lightning.errors import ConfigError
 
 
@@ -62,9 +63,12 @@ def start(line: entry.CommandLine) -> None:
         raise ConfigError(_unknown(name))
     program = [*line.program, name]
     hydra = ["--config-dir", str(folder), "--config-name", config_name]
+    words = _own_groups(words[1:])
+    if not any(word.startswith(("-", "hydra.mode=")) for word in words):
+        hydra.append("--multirun")  # the file says so too, but is not reached where another word is wrong
     from dtp_lightning.cli import train
 
-    train.start(replace(line, program=program, words=_own_groups(words[1:]), verb=[*line.verb, name], hydra=hydra))
+    train.start(replace(line, program=program, words=words, verb=[*line.verb, name], hydra=hydra))
 
 
 def _own_groups(words: Sequence[str]) -> list[str]:
@@ -79,7 +83,7 @@ def _own_groups(words: Sequence[str]) -> list[str]:
         folder = folder if given else next(left, "")
         if not Path(folder).expanduser().is_dir():
             raise ConfigError(f"--config-dir {folder}: no such folder")
-        rest.append(f"hydra.searchpath=[{entry.quoted(f'file://{Path(folder).expanduser().resolve()}')}]")
+        rest.append(f"hydra.searchpath=[{quoted(f'file://{Path(folder).expanduser().resolve()}')}]")
     return rest
 
 
