@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import socket
 import statistics
 import time
@@ -26,13 +25,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from cases import CONF, learner_of
+from pages import rewrite, with_tables
 from torch import Tensor
 
 from dtp_lightning.data.images import ImageSpec
 from dtp_lightning.learners import Learner
 from dtp_lightning.runtime import collectives
 
-BLOCK = re.compile(r"(<!-- table: devices -->\n).*?(<!-- end -->)", re.DOTALL)
 IMAGES = ImageSpec(1, 28, 28, mirror_safe=False)
 sent: Counter[str] = Counter()
 
@@ -102,8 +101,7 @@ def worker(rank: int, port: int, arguments: argparse.Namespace) -> None:
     if rank == 0 and arguments.save:
         arguments.save.write_text(json.dumps(rows, indent=1) + "\n")
     if rank == 0 and arguments.page:
-        text = arguments.page.read_text(encoding="utf-8")
-        arguments.page.write_text(BLOCK.sub(lambda found: found[1] + table(rows) + found[2], text), encoding="utf-8")
+        rewrite(arguments.page, lambda text: with_tables(text, lambda _: table(rows)))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

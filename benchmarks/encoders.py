@@ -7,12 +7,13 @@ ARGS=NAME`` probes one and leaves the other rows as they are.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from pages import rewrite, with_tables
 
 from dtp_lightning.cli import paths
 from dtp_lightning.config.instantiate import build
@@ -22,7 +23,6 @@ from dtp_lightning.export.encoder import PUBLISHED, load_encoder, published
 from dtp_lightning.report.tables import Entry, Table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "encoders.md"
-BLOCK = re.compile(r"(<!-- table: encoders -->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = [
     "name", "dataset", "learner", "epochs", "features", "probe", "test", "of the run", "KiB", "sha256", "commit",
 ]  # fmt: skip
@@ -70,14 +70,17 @@ def table(accuracies: Mapping[str, str]) -> Table:
     return Table("encoders", COLUMNS, rows)
 
 
+def filled(found: Mapping[str, str], text: str) -> str:
+    """The page with these accuracies, and those of it that still hold."""
+    return with_tables(text, lambda _: table(known(text) | found).markdown())
+
+
 def main() -> None:
     """Probe the named encoders, by default all, and write the table into the page."""
     for name in sys.argv[1:] or published():
         accuracy = f"{100 * probed(name):.2f}"
         print(f"{name} {accuracy}", flush=True)
-        text = PAGE.read_text(encoding="utf-8")
-        rows = table(known(text) | {name: accuracy}).markdown()
-        PAGE.write_text(BLOCK.sub(rf"\g<1>{rows}\g<2>", text), encoding="utf-8")
+        rewrite(PAGE, partial(filled, {name: accuracy}))
 
 
 if __name__ == "__main__":
