@@ -22,7 +22,7 @@ from dtp_lightning.errors import ConfigError
 from dtp_lightning.learners import Learner
 from dtp_lightning.runtime import collectives
 
-WORLD, SHARE, STEPS = 2, 3, 5
+WORLD, SHARE, STEPS = 2, 3, 3
 EVERY_LOSS = [("bp", loss) for loss in options("loss")] + [("gll", "clapp"), ("dtp", "clapp")]
 CASES = [*((rule, "hinge") for rule in options("learner")), *EVERY_LOSS]
 EXTRA = {  # options that scale with the batch, or with a schedule, and are not a rule's default
