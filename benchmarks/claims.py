@@ -63,7 +63,7 @@ CLAIMS: dict[str, tuple[Evidence, ...]] = {
         Evidence("cifar10.csv", CIFAR, "learner", "bp", (LEVEL,), {"loss": ("hinge",)}),
         Evidence("tuned_cifar10.csv", CIFAR, "learner", "bp", (BELOW,), {"learner": ("bp", *DTP)}),
         Evidence("transposable_cifar10.csv", CIFAR, "learner", "bp", (LEVEL,), {"learner": ("bp", *DTP)}),
-        Evidence("transposable_30.csv", CIFAR, "learner", "bp", (ONE,), {"learner": ("bp", *DTP)}),
+        Evidence("transposable_30.csv", CIFAR, "learner", "bp", (LEVEL,), {"learner": ("bp", *DTP)}),
         Evidence(
             "default.csv", ("linear", "few_labels/1", "few_labels/10"), "learner", "bp", (LEVEL, BELOW),
             {"learner": ("bp", *DTP)},
