@@ -106,6 +106,11 @@ def run(
     return subprocess.CompletedProcess(command, process.wait(), out, err)
 
 
+def dtp(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The ``dtp`` command with these words."""
+    return run([sys.executable, "-m", "dtp_lightning", *words], cwd=cwd, env={**os.environ, **environment})
+
+
 @functools.cache
 def _server() -> str:
     """Where the process that forks listens; it ends when this one does."""

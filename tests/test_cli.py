@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -14,27 +13,18 @@ from pathlib import Path
 
 import processes
 import pytest
-from conftest import ROOT, processor
+from conftest import ROOT
+from processes import dtp
 from runs import TINY
 
 from dtp_lightning import __version__
 from dtp_lightning.cli import entry, evaluate, paths, search, sweeps, train
 from dtp_lightning.cli import main as cli
-from dtp_lightning.cli.help import annotated, comments_of
 from dtp_lightning.cli.words import options_first, word_of_hydra
 from dtp_lightning.runs import summary
 from dtp_lightning.runs.checkpoint_io import Progress
 
-VERBS = ("train", "evaluate", "sweep", "report", "rules", "export", "search", "dashboard", "board")
 CHEAP = (*TINY, "learner=bp", "evaluation=[knn]", "trainer.max_epochs=1")
-
-
-def dtp(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, without the time that Python takes to import what it needs."""
-    return processes.run(
-        [sys.executable, "-m", "dtp_lightning", *words],
-        cwd=cwd, env={**os.environ, **environment}, timeout=240,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -77,49 +67,11 @@ def leave(*files: str) -> None:
         os.utime(file, (1e9 + age, 1e9 + age))
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_is_quick(verb: str, tmp_path: Path) -> None:
-    """Processor time, which other programs on this machine hardly change; the clock's is the same on a quiet one."""
-    seconds = []
-    for _ in range(2):
-        begun = processor()
-        command = [sys.executable, "-m", "dtp_lightning", *verb.split(), "--help"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-        seconds.append(processor() - begun)
-    assert done.returncode == 0 and f"dtp {verb}" in done.stdout and "python -m" not in done.stdout, done.stderr
-    assert min(seconds) < 2 and not list(tmp_path.iterdir())
-
-
-def test_help_explains_keys() -> None:
-    """By the comments of the YAML files: all of the trainer, and of a learner those of its class in any file."""
-    choices = {"learner": "dtp", "trainer": "default", "evaluation": "[linear, knn]"}
-    said = comments_of("train", choices)
-    trainer = [line.partition(":")[0] for line in (ROOT / "conf/trainer/default.yaml").read_text().splitlines()]
-    assert not [key for key in trainer if key.isidentifier() and key[0] != "_" and f"trainer.{key}" not in said]
-    assert "batch" in said["learner.feedback.decay"], "of the file that dtp.yaml names"
-    assert said["learner.target_step"].startswith("length of the step"), "of another file of the same class"
-    assert said["learner"].startswith("Difference target propagation")
-    assert "learner.epochs_per_stage" not in said, "of another class"
-    shown = annotated("learner: bp, dtp\n\nKeys and\n\nlearner:\n  target_step: 0.5\n  mine: 1\n", "train", choices)
-    groups, _, keys = shown.partition("Keys")
-    assert "#" not in groups and re.search(r"target_step: 0.5 +# length", keys) and "mine: 1\n" in keys
-
-
-def test_help_may_be_cut_off(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "dtp_lightning", "train", "--help"], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE
-    )
-    os.close(writer)
-    assert done.returncode == 128 + signal.SIGPIPE and not done.stderr
-
-
 def test_what_it_says_of_itself(call: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
     assert call("--version") == 0 and capsys.readouterr().out == f"dtp {__version__}\n"
     assert call() == 2
     usage = capsys.readouterr().out
-    assert all(f"\n  {verb} " in usage for verb in VERBS)
+    assert all(f"\n  {verb} " in usage for verb in cli.VERBS)
     assert call("sweep") == 2
     listed = capsys.readouterr().out
     assert all(f"\n  {path.stem} " in listed for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -310,25 +262,6 @@ def test_the_commit_of_a_repository_around_an_installation_is_not_ours(
 def test_launchers_can_pickle_a_job() -> None:
     for task in (train.task, evaluate.task):
         assert pickle.loads(pickle.dumps(task)) is task
-
-
-@pytest.mark.parametrize(
-    ("line", "expected", "absent"),
-    [
-        ("dtp ", {"train", "evaluate", "sweep"}, set()),
-        ("dtp tr", {"train"}, {"sweep"}),
-        ("dtp train learner=", {"learner=bp", "learner=dtp"}, set()),
-        ("dtp train learner=bp los", {"loss="}, {"learner="}),
-        ("dtp evaluate last evaluation=kn", {"evaluation=knn"}, set()),
-        ("dtp sweep bp", {"bp_vs_dtp"}, {"rules"}),
-        ("dtp sweep bp_vs_dtp loss=hin", {"loss=hinge"}, set()),
-        ("dtp report ", set(), {"learner="}),
-    ],
-)
-def test_shell_completion(line: str, expected: set[str], absent: set[str], tmp_path: Path) -> None:
-    done = dtp("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line)
-    assert done.returncode == 0, done.stderr
-    assert expected <= set(done.stdout.split()) and not absent & set(done.stdout.split())
 
 
 HEAVY = ("wandb", "matplotlib", "sklearn", "pandas")
