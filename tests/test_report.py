@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_settings_carry_no_orders_for_a_terminal(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_bytes(b"- learner.target_step=\x1b[31m1\x10\xff\n- batch_size=2\n")
     assert settings_of(tmp_path) == "batch_size=2 learner.target_step=\ufffd[31m1\ufffd\ufffd"
+
+
+def test_a_run_and_its_saved_row_count_once(tmp_path: Path) -> None:
+    """So rows can be saved as runs come, by one command that names the file twice."""
+    runs, rows = tmp_path / "runs", tmp_path / "rows.csv"
+    for seed in range(2):
+        write_run(runs / str(seed), "dtp", seed, 0.9 + seed / 30, "learner.target_step=2")
+        save_runs(read_runs([runs, *([rows] if seed else [])]), rows)
+    assert [run["seed"] for run in read_runs([rows])] == [0, 1]
+    shutil.rmtree(runs / "1")
+    write_run(runs / "1", "dtp", 1, 0.8, "learner.target_step=2")
+    assert len(read_runs([rows, runs])) == 3, "trained again, another result"
 
 
 def test_command_saves_what_it_shows(tmp_path: Path) -> None:

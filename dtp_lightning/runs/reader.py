@@ -20,6 +20,7 @@ from dtp_lightning.runtime.files import version_of
 
 log = logging.getLogger(__name__)
 
+Run = dict[str, Any]
 TEXT = (
     "dataset",
     "model",
@@ -45,24 +46,39 @@ def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
     Returns:
         a dictionary for each run, folders in the order of their paths: its summary.json, with its ``folder`` (of a row
         of a CSV file, that file) and its ``settings`` (:func:`settings_of`; those of an evaluation on another data set
-        than that of the training end with ``on <data set>``).
+        than that of the training end with ``on <data set>``). A saved row of a run whose folder is there is left out,
+        so that ``dtp report FOLDERS saved.csv --save saved.csv`` may be called after each run.
 
     Raises:
         DataError: a CSV file does not hold runs.
     """
     paths = list(paths)
-    runs = [run for path in paths if path.is_file() for run in _saved_runs(path)]
+    saved = [run for path in paths if path.is_file() for run in _saved_runs(path)]
+    runs: list[dict[str, Any]] = []
     for path in sorted(p for folder in paths for p in folder.rglob("summary.json")):
         summary = read_summary(path)
         if summary is not None and not failed(summary):
             runs.append({"folder": str(path.parent), "settings": settings_of(path.parent), **summary})
-    for run in runs:
+    for run in [*saved, *runs]:
         words = [word for word in run["settings"].split() if key_of_override(word).splits_cells]
         elsewhere = run.get("evaluated_on", run["dataset"]) != run["dataset"]
         if elsewhere and words[-2:] != ["on", run["evaluated_on"]]:
             words += ["on", run["evaluated_on"]]
         run["settings"] = " ".join(words)
-    return runs
+    return [*_not_among(saved, runs), *runs]
+
+
+def _not_among(saved: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
+    """The saved rows that no run agrees with in all they hold."""
+    of_cell: dict[tuple, list[Run]] = {}
+    for run in runs:
+        of_cell.setdefault((run.get("seed"), *(run.get(axis) for axis in AXES)), []).append(run)
+
+    def is_there(row: Run) -> bool:
+        alike = of_cell.get((row["seed"], *(row[axis] for axis in AXES)), [])
+        return any(all(run.get(name) == value for name, value in row.items() if name != "folder") for run in alike)
+
+    return [row for row in saved if not is_there(row)]
 
 
 def save_runs(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
