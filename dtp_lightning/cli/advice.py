@@ -6,12 +6,9 @@ import inspect
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import Any
 
 from dtp_lightning.cli import paths
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 
 def nearest_key(key: str, config_name: str) -> str:
@@ -47,26 +44,26 @@ def nearest_key(key: str, config_name: str) -> str:
 
 def in_other_options(key: str) -> str:
     """The options of the key's group that have it, and how a sweep over them is told; empty where there are none."""
-    from omegaconf import OmegaConf
+    from dtp_lightning.cli.help import options_of, with_defaults
 
     group, _, rest = key.partition(".")
-    known = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if rest else []
-    having = [name for name in known if OmegaConf.select(_as_written(group, name), rest) is not None]
-    if not having or group == "experiment":  # a preset's keys are those of the configuration
+    files = options_of(group) if rest and group != "experiment" else {}  # a preset's keys are the configuration's
+    having = [name for name, text in files.items() if any(rest in _keys(part) for part in with_defaults([text], files))]
+    if not having:
         return ""
     # a sweep is composed once without what it varies: there the group has its default
     sweeping = {"-m", "--multirun"} & {*sys.argv}
     return f"; it belongs to {group}={', '.join(having)}" + (f": in a sweep over them, ++{key}=..." if sweeping else "")
 
 
-def _as_written(group: str, name: str) -> DictConfig:
-    """An option of a group without the rest of the configuration, which takes a hundred times as long."""
-    from omegaconf import DictConfig, OmegaConf
+def _keys(text: str) -> set[str]:
+    """Dotted names of the keys and sections of a YAML file."""
+    from omegaconf import OmegaConf
 
-    own = OmegaConf.load(paths.conf() / group / f"{name}.yaml")
-    assert isinstance(own, DictConfig)
-    others = [word for word in own.get("defaults", []) if isinstance(word, str) and word != "_self_"]
-    return OmegaConf.merge(*(_as_written(group, other) for other in others), own)  # type: ignore[return-value]
+    from dtp_lightning.config.flatten import keys_and_sections
+
+    config: Any = OmegaConf.to_container(OmegaConf.create(text))
+    return {*keys_and_sections(config)}
 
 
 def _addable(key: str, word: str, target: str, own: Sequence[str]) -> str:

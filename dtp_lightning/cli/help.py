@@ -44,26 +44,31 @@ def comments_of(config_name: str, choices: Mapping[str, object]) -> dict[str, st
     conf = paths.conf()
     said: dict[str, str] = {}
     for group, option in choices.items():
-        files = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf / group).glob("*.yaml"))}
+        files = options_of(group)
         chosen = [files[name] for name in re.findall(r"\w+", str(option)) if name in files]
         if "/" in group or not chosen:
             continue
-        targets = {TARGET.findall(text)[0] for text in _with_defaults(chosen, files) if TARGET.search(text)}
+        targets = {TARGET.findall(text)[0] for text in with_defaults(chosen, files) if TARGET.search(text)}
         related = [text for text in files.values() if targets & {*TARGET.findall(text)}]
-        for text in [*related, *_with_defaults(chosen, files)]:
+        for text in [*related, *with_defaults(chosen, files)]:
             said |= {f"{group}.{key}": comment for key, comment in _comments(text)}
         if len(chosen) == 1:
             said[group] = chosen[0].partition("\n")[0].removeprefix("# ")
     return said | dict(_comments((conf / f"{config_name}.yaml").read_text(encoding="utf-8")))
 
 
-def _with_defaults(chosen: list[str], files: Mapping[str, str]) -> list[str]:
+def options_of(group: str) -> dict[str, str]:
+    """Name -> text of the YAML files of a group, sorted by name."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((paths.conf() / group).glob("*.yaml"))}
+
+
+def with_defaults(chosen: list[str], files: Mapping[str, str]) -> list[str]:
     """The chosen files' texts, each after those of the same group that its defaults list names."""
     texts: list[str] = []
     for text in chosen:
         defaults = re.findall(r"^  - (\w+)$", text, flags=re.MULTILINE)
         texts += [
-            *_with_defaults([files[name] for name in defaults if name in files and files[name] != text], files),
+            *with_defaults([files[name] for name in defaults if name in files and files[name] != text], files),
             text,
         ]
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Action
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,11 +40,15 @@ def plain_or_quoted(folder: str) -> str:
     return folder if re.fullmatch(r"[\w./ +-]+", folder) else quoted(folder)
 
 
-def options_first(words: Sequence[str]) -> list[str]:
-    """``-m`` and other options before key=value: Hydra's parser refuses words after an option that follows words."""
+def _options_of_hydra() -> dict[str, Action]:
     from hydra._internal.utils import get_args_parser
 
-    actions = {option: action for action in get_args_parser()._actions for option in action.option_strings}
+    return {option: action for action in get_args_parser()._actions for option in action.option_strings}
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """``-m`` and other options before key=value: Hydra's parser refuses words after an option that follows words."""
+    actions = _options_of_hydra()
     options: list[str] = []
     rest: list[str] = []
     left = list(words)
@@ -64,8 +69,6 @@ def check(words: Sequence[str]) -> None:
     Raises:
         ConfigError: an option that does not exist, or a secret.
     """
-    from hydra._internal.utils import get_args_parser
-
     from dtp_lightning.config.values import is_secret, secret_message
     from dtp_lightning.errors import ConfigError, SecretError
 
@@ -73,7 +76,7 @@ def check(words: Sequence[str]) -> None:
         key, given, _ = word.lstrip("+").partition("=")
         if given and is_secret(key):
             raise SecretError(secret_message(key))
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    known = _options_of_hydra()
     for word in words:
         if word.startswith("-") and word.partition("=")[0] not in known:
             raise ConfigError(f"{word}: no such option; settings are written key=value, such as trainer.max_epochs=5")

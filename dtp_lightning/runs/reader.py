@@ -20,7 +20,6 @@ from dtp_lightning.runtime.files import version_of
 
 log = logging.getLogger(__name__)
 
-Run = dict[str, Any]
 TEXT = (
     "dataset",
     "model",
@@ -68,13 +67,13 @@ def read_runs(paths: Iterable[Path]) -> list[dict[str, Any]]:
     return [*_not_among(saved, runs), *runs]
 
 
-def _not_among(saved: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
+def _not_among(saved: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The saved rows that no run agrees with in all they hold."""
-    of_cell: dict[tuple, list[Run]] = {}
+    of_cell: dict[tuple, list[dict[str, Any]]] = {}
     for run in runs:
         of_cell.setdefault((run.get("seed"), *(run.get(axis) for axis in AXES)), []).append(run)
 
-    def is_there(row: Run) -> bool:
+    def is_there(row: Mapping[str, Any]) -> bool:
         alike = of_cell.get((row["seed"], *(row[axis] for axis in AXES)), [])
         return any(all(run.get(name) == value for name, value in row.items() if name != "folder") for run in alike)
 
