@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import reproduction
+import table_one
 from omegaconf import OmegaConf
 
 from dtp_lightning.cli import paths
@@ -32,7 +33,7 @@ RESULTS = reproduction.ROOT / "results" / "table1.csv"
 def rows() -> dict[str, str]:
     """Preset of every row -> the first line of its file."""
     experiments = paths.conf() / "experiment"
-    files = [path for group in reproduction.PROTOCOLS for path in sorted((experiments / group).glob("*.yaml"))]
+    files = [path for group in table_one.PROTOCOLS for path in sorted((experiments / group).glob("*.yaml"))]
     return {
         str(path.relative_to(experiments).with_suffix("")): path.read_text().splitlines()[1].lstrip("# ")
         for path in files

@@ -12,19 +12,17 @@ import statistics
 from pathlib import Path
 
 import objectives
+import table_one
 import transfer
 from claims import CLAIMS, claim_tables, runs_of
-from pages import mistakes_in_one_line, rewrite, said, with_tables
+from pages import mistakes_in_one_line, rewrite, with_tables
 
 from dtp_lightning.errors import DataError
-from dtp_lightning.report.cells import Cell, Run, cells_of, random_cells
 from dtp_lightning.report.tables import NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproduction.md"
-PROTOCOLS = ("table1", "table1_thesis")
-SNAPSHOTS = (10, 30, 100, 400)
 BATCHES = 46_000 // 500  # of an epoch of Table 1
 
 
@@ -86,69 +84,12 @@ def hours_table(results: Path) -> str:
     return f"{said}\n{table.markdown()}"
 
 
-def published() -> list[dict[str, str]]:
-    """Rows of the paper's Table 1, with the preset of each, if it has one."""
-    with (ROOT / "benchmarks" / "published.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def row_table(protocol: str, results: Path) -> str:
-    """Table 1: published beside ours at each number of epochs; ``not run`` where there is no run."""
-    path = results / "table1.csv"
-    runs = [run for run in read_runs([path]) if preset_of(run).startswith(f"{protocol}/")] if path.exists() else []
-    passes = costs(results)
-    for run in runs:
-        run["dataset"] = "cifar100"  # by torchvision or as a folder
-        run["epochs"] = run["epochs"] // (passes[preset_of(run)] // SNAPSHOTS[-1])
-    columns = sorted({*SNAPSHOTS, *(run["epochs"] for run in runs)})
-    has_published = protocol == PROTOCOLS[0]
-    heads = ["loss", "learning", "update", "preset", *["published"] * has_published]
-    table = Table(protocol, [*heads, *(f"{n} epochs" for n in columns), "commit"])
-    for row in published():
-        preset = row["preset"].replace(PROTOCOLS[0], protocol)
-        if not preset and not has_published:
-            continue
-        mine = [run for run in runs if preset_of(run) == preset]
-        if preset == "random":
-            untrained = accuracy(next(iter(random_cells(runs)), None))
-            name, entries = "comes with each", [untrained, *[NONE] * (len(columns) - 1)]
-        elif preset:
-            by_epochs = {int(cell.names["epochs"]): cell for cell in cells_of(mine)}
-            name, entries = f"`{preset}`", [accuracy(by_epochs.get(n)) for n in columns]
-        else:
-            name, entries = "none", [NONE] * len(columns)
-        said = ", ".join(sorted({str(run.get("git_commit", "unknown"))[:7] for run in mine})) or NONE
-        texts = (row["loss"], row["learning"], row["update"], name, *[row["accuracy"]] * has_published, *entries, said)
-        table.rows.append([Entry(text) for text in texts])
-    return table.markdown()
-
-
-def preset_of(run: Run) -> str:
-    """``table1/bp`` for a run of that preset as it is, whatever its epochs; empty for others."""
-    words = dict(word.partition("=")[::2] for word in str(run["settings"]).split())
-    words.pop("learner.epochs_per_stage", None)
-    return words["experiment"] if words.keys() == {"experiment"} else ""
-
-
-def accuracy(cell: Cell | None) -> str:
-    """Mean, interval and n of the transfer's accuracy on CIFAR-10, in percent."""
-    interval = cell.interval("transfer/cifar10/test_acc", 100) if cell else None
-    if interval is None:
-        return "not run"
-    return f"{said(interval)} (n = {interval.n})"
-
-
-def costs(results: Path) -> dict[str, int]:
-    """Preset -> epochs of its whole training."""
-    with (results / "table1_cost.csv").open(newline="") as file:
-        return {row["preset"]: int(row["epochs"]) for row in csv.DictReader(file)}
-
-
 TABLES = {
     "compute": compute_table,
     "hours": hours_table,
     "conditions": transfer.judged_table,
     "objectives": objectives.judged_table,
+    "table1_differences": table_one.difference_table,
 }
 
 
@@ -162,8 +103,8 @@ def filled(text: str, results: Path) -> str:
     def made(name: str) -> str:
         if name in CLAIMS:
             return claim_tables(name, results)
-        if name in PROTOCOLS:
-            return row_table(name, results)
+        if name in table_one.PROTOCOLS:
+            return table_one.row_table(name, results)
         if name in TABLES:
             return TABLES[name](results)
         raise DataError(f"docs/reproduction.md: there is no table '{name}'")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reproduce
 import reproduction
+import table_one
 import transfer
 from conftest import ROOT, composed
 from PIL import Image
@@ -18,7 +19,6 @@ from dtp_lightning import pipeline
 from dtp_lightning.cli import evaluate_checkpoint
 from dtp_lightning.config.keys import WHERE_DATA_LIES
 from dtp_lightning.errors import DataError
-from dtp_lightning.report.tables import NONE
 from dtp_lightning.runs.reader import read_runs, save_runs
 
 RESULTS = ROOT / "results"
@@ -97,35 +97,10 @@ def test_what_contrastive_gains_is_paired_by_seed(tmp_path: Path) -> None:
         transfer.table(tmp_path)
 
 
-def line(settings: str, epochs: int, seed: int, acc: float) -> dict:
-    return {
-        "settings": settings, "learner": "bp", "loss": "hinge_paper", "model": "conv6", "dataset": "cifar100",
-        "seed": seed, "epochs": epochs, "transfer/cifar10/test_acc": acc, "git_commit": "0123456789",
-        "random_encoder/transfer/cifar10/test_acc": 0.5,
-    }  # fmt: skip
-
-
-def test_lines_of_table_1_stand_at_their_epochs(results: Path) -> None:
-    runs = [
-        line("experiment=table1/bp", 10, 0, 0.60),
-        line("experiment=table1/bp", 10, 1, 0.62),
-        line("experiment=table1/bp learner.forward_optimizer.lr=0.1", 30, 0, 0.99),  # not the preset
-        line("experiment=table1/gll learner.epochs_per_stage=30", 150, 0, 0.63),
-    ]
-    save_runs(runs, results / "table1.csv")
-    lines = reproduction.row_table("table1", results).splitlines()[2:]
-    cells = {row.split(" | ")[3]: row.strip("| ").split(" | ")[4:] for row in lines}
-    assert cells.pop("`table1/bp`") == ["71.44", "61.0 [48.3, 73.7] (n = 2)", *["not run"] * 3, "0123456"]
-    assert cells.pop("`table1/gll`") == ["72.76", "not run", "63.0 (n = 1)", *["not run"] * 2, "0123456"]
-    assert cells.pop("comes with each")[:2] == ["61.23", "50.0 [50.0, 50.0] (n = 2)"]
-    presets = [found for name, found in cells.items() if name.startswith("`")]
-    assert presets and all(found[1:] == [*["not run"] * 4, NONE] for found in presets)
-
-
 def test_every_row_is_in_the_table_and_in_its_sweep() -> None:
-    named = {row["preset"] for row in reproduction.published()} - {"", "random"}
+    named = {row["preset"] for row in table_one.published()} - {"", "random"}
     assert named == {row for row in ROWS if row.startswith("table1/")}
-    for protocol in reproduction.PROTOCOLS:
+    for protocol in table_one.PROTOCOLS:
         swept = (ROOT / "sweeps" / f"{protocol}.yaml").read_text().partition("experiment: " + protocol + "/bp,")[2]
         rows = {f"{protocol}/bp", *swept.splitlines()[0].split(",")}
         assert rows == {row for row in ROWS if row.startswith(f"{protocol}/")}
