@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import ROOT, learner_of, options
+from processes import Process, run
 from torch import Tensor
 
 from dtp_lightning.errors import ConfigError
@@ -81,7 +80,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, (port, folder), nprocs=WORLD)
+    workers = [Process([sys.executable, __file__, str(rank), str(port), str(folder)]) for rank in range(WORLD)]
+    said = [worker.communicate(timeout=400) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * WORLD, said
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
@@ -121,11 +122,8 @@ def test_a_run_on_two_devices_ends_as_one_with_their_batches_together(
     run_pipeline(*COMMAND, "batch_size=50", "trainer.max_epochs=1", folder=tmp_path / "start")
     going_on = (*COMMAND, "trainer.max_epochs=2", f"resume={tmp_path / 'start'}")
     whole = run_pipeline(*going_on, "batch_size=50", folder=one)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *going_on, "batch_size=25", "trainer.devices=2",
-         "trainer.strategy=ddp", f"hydra.run.dir={both}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    two = ("batch_size=25", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={both}")
+    done = run([sys.executable, str(ROOT / "train.py"), *going_on, *two], cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
     assert not done.stderr.strip() and "random   trained" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("run folder") == 1, "one of them tells"
@@ -151,3 +149,7 @@ def test_a_run_on_two_devices_ends_as_one_with_their_batches_together(
 def test_a_sweep_s_job_stays_on_one_device(run_pipeline: Callable[..., dict]) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.devices=2: several devices train one run of `dtp train`"):
         run_pipeline(*COMMAND, "trainer.devices=2")
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -39,10 +39,8 @@ KEYS = {
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One short run with everything on, by the command that the README names."""
     folder = tmp_path_factory.mktemp("command line")  # a path with a space
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "loss=hinge", "learner=dtp", *SHORT, "hydra.run.dir=run"],
-        cwd=folder, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    command = [sys.executable, str(ROOT / "train.py"), "loss=hinge", "learner=dtp", *SHORT, "hydra.run.dir=run"]
+    done = processes.run(command, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "run" / "stdout").write_text(done.stdout)
     (folder / "run" / "stderr").write_text(done.stderr)
