@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import feedback_weights
 import processes
 import pytest
 import torch
 from cases import plain_recipe, settings
 from conftest import ROOT, composed
+from runs import TINY
 
 from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.config.instantiate import build
@@ -81,3 +84,16 @@ def test_devices() -> None:
     forward = sum(p.numel() for part in learning for p in part.parameters())
     assert row["all_gather"] == 4 * 2 * 64 * 4, "4 images of 2 views, 64 float32 numbers each"
     assert row["all_reduce"] == 4 * forward and row["bytes"] == row["all_gather"] + row["all_reduce"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_feedback_weights(run_pipeline: Callable[..., dict], tmp_path: Path) -> None:
+    """Of four batches, the first of which teaches feedback alone; backprop's B stays where it was."""
+    angles = {}
+    for learner in ("bp", "dtp"):
+        run_pipeline(*TINY, f"learner={learner}", "trainer.max_epochs=1", folder=tmp_path / learner)
+        *_, last = feedback_weights.table(tmp_path / learner / "checkpoints" / "last.ckpt").splitlines()
+        stage, norm, distance, angle = (float(text) for text in last.strip("| ").split(" | "))
+        assert stage == 2 and norm > 0 and distance > 0
+        angles[learner] = angle
+    assert angles["dtp"] < 40 < 60 < angles["bp"] < 120
