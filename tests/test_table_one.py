@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import table_one
-from conftest import ROOT
+from conftest import ROOT, composed
+from reproduction import BATCHES
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.tables import MINUS, NONE
@@ -95,3 +96,11 @@ def test_the_figure_needs_a_row(three_rows: Path) -> None:
     save_runs([line("experiment=table1/bp", 10, 0, 0.6)], three_rows / "table1.csv")
     with pytest.raises(DataError, match="no row of the thesis' protocol"):
         table_one.draw(three_rows, picture)
+
+
+@pytest.mark.parametrize("preset", ["table1/dtp", "table1_thesis/dtp"])
+def test_a_training_as_long_as_published_keeps_what_the_weights_began_with(preset: str) -> None:
+    """A decay of 5e-4 a batch took three points away in a tenth of it."""
+    config, _ = composed(f"experiment={preset}")
+    kept = (1 - config.learner.feedback.decay) ** (config.trainer.max_epochs * BATCHES)
+    assert config.trainer.max_epochs == 400 and 0.8 < kept < 1
