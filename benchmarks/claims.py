@@ -147,6 +147,16 @@ def reading(paired: Paired) -> str:
     return ONE if d.n < 2 else ABOVE if d.low > 0 else BELOW if d.high < 0 else LEVEL
 
 
+READ_OUT = ("n", "points", "p", "the interval")
+
+
+def read_out(paired: Paired) -> tuple[str, str, str, str]:
+    """A difference as the columns ``READ_OUT`` say it."""
+    points = mean_entry(paired.difference, paired.difference.n, 2)
+    p = NONE if math.isnan(paired.p) else f"{paired.p:.3f}"
+    return str(paired.difference.n), f"{points.text} {points.note}".strip(), p, reading(paired)
+
+
 def claim_tables(name: str, results: Path) -> str:
     """Of each evidence of a claim: its runs, and the differences.
 
@@ -157,7 +167,7 @@ def claim_tables(name: str, results: Path) -> str:
     for evidence in CLAIMS[name]:
         runs = runs_of(results / evidence.file, evidence.keep)
         parts.append(f"[results/{evidence.file}](../results/{evidence.file}):\n\n{runs_table(evidence, runs)}")
-        table = Table("differences", ["probe", "where", "difference", "n", "points", "p", "the interval"])
+        table = Table("differences", ["probe", "where", "difference", *READ_OUT])
         for probe, where, which, paired in differences(evidence, runs):
             reads = reading(paired)
             if probe == evidence.probes[0] and reads not in evidence.expect:
@@ -166,10 +176,7 @@ def claim_tables(name: str, results: Path) -> str:
                     f"'{reads}', and the verdict was written for '{' or '.join(evidence.expect)}': read the claim in "
                     "docs/reproduction.md again, then say in CLAIMS what it rests on"
                 )
-            p = NONE if math.isnan(paired.p) else f"{paired.p:.3f}"
-            points = mean_entry(paired.difference, paired.difference.n, 2)
-            texts = (probe, where, which, str(paired.difference.n), f"{points.text} {points.note}".strip(), p, reads)
-            table.rows.append([Entry(text) for text in texts])
+            table.rows.append([Entry(text) for text in (probe, where, which, *read_out(paired))])
         if table.rows:
             parts.append(table.markdown())
     return "\n".join(parts)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
+import itertools
 from pathlib import Path
 
 import torch
+from pages import mistakes_in_one_line
 
+from dtp_lightning.callbacks.measures import angle
+from dtp_lightning.errors import DataError
 from dtp_lightning.report.tables import Entry, Table
-
-STAGE = "learner.model.stages.{}.{}"
 
 
 def table(checkpoint: Path) -> str:
@@ -18,16 +19,22 @@ def table(checkpoint: Path) -> str:
 
     Args:
         checkpoint: of a run of ``conv_net`` on transposable maps.
+
+    Raises:
+        DataError: it is of another network.
     """
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     found = Table("weights", ["stage", "norm of W", "norm of W - B", "angle, degrees"])
-    stage = 1
-    while (name := STAGE.format(stage, "forward_map.0.weight")) in weights:
-        w, b = (weights[key].double().flatten() for key in (name, STAGE.format(stage, "feedback_map.weight")))
-        degrees = math.degrees(math.acos(min(1, torch.cosine_similarity(w, b, dim=0).item())))
-        numbers = (f"{w.norm():.2f}", f"{(w - b).norm():.3f}", f"{degrees:.2f}")
+    for stage in itertools.count(1):  # the first sends nothing down
+        w, b = (
+            weights.get(f"learner.model.stages.{stage}.{name}.weight") for name in ("forward_map.0", "feedback_map")
+        )
+        if w is None or b is None or w.shape != b.shape:
+            break
+        numbers = (f"{w.norm():.2f}", f"{(w - b).norm():.3f}", f"{angle(w, b):.2f}")
         found.rows.append([Entry(text) for text in (str(stage + 1), *numbers)])
-        stage += 1
+    if not found.rows:
+        raise DataError(f"{checkpoint}: no feedback weights of a convolution's shape; give a run on transposable maps")
     return found.markdown()
 
 
@@ -35,8 +42,10 @@ def main() -> None:
     """Print a table for each checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path)
-    for path in parser.parse_args().checkpoints:
-        print(f"{path}\n\n{table(path)}")
+    checkpoints = parser.parse_args().checkpoints
+    with mistakes_in_one_line():
+        for path in checkpoints:
+            print(f"{path}\n\n{table(path)}")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from claims import LEVEL, reading
+from claims import LEVEL, READ_OUT, read_out, reading
 from pages import mistakes_in_one_line, said
 
 from dtp_lightning.errors import DataError
 from dtp_lightning.report.cells import Cell, Run, cells_of, random_cells
 from dtp_lightning.report.statistics import Interval, Paired
-from dtp_lightning.report.tables import MINUS, NONE, Entry, Table, mean_entry
+from dtp_lightning.report.tables import MINUS, NONE, Entry, Table
 from dtp_lightning.runs.reader import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,6 @@ FIGURE = ROOT / "docs" / "images" / "table1.png"
 PROTOCOLS = ("table1", "table1_thesis")
 SNAPSHOTS = (10, 30, 100, 400)
 PROBE = "transfer/cifar10/test_acc"
-PRECISION = "trainer.precision"
 VERDICT = {  # (row - row, precision, epochs) -> where its interval lay when docs/reproduction.md was written
     (f"dtp {MINUS} bp", "bfloat16", 10): LEVEL,
 }
@@ -60,7 +59,7 @@ def row_of(run: Run) -> Row | None:
     """The row of a run of a preset as it is, whatever its epochs and precision; None for others."""
     words = dict(word.partition("=")[::2] for word in str(run["settings"]).split())
     words.pop("learner.epochs_per_stage", None)
-    precision = words.pop(PRECISION, "").removesuffix("-mixed").replace("bf16", "bfloat16")
+    precision = words.pop("trainer.precision", "").removesuffix("-mixed").replace("bf16", "bfloat16")
     return Row(words["experiment"], precision) if words.keys() == {"experiment"} else None
 
 
@@ -151,7 +150,7 @@ def difference_table(results: Path) -> str:
     """
     protocol = PROTOCOLS[1]
     theirs = {short(row["preset"]): float(row["accuracy"]) for row in published() if row["preset"]}
-    heads = ["rows", "precision", "epochs", "n", "points", "p", "the interval", "published, 400 epochs of conv6"]
+    heads = ["rows", "precision", "epochs", *READ_OUT, "published, 400 epochs of conv6"]
     table = Table("table1_differences", heads)
     for row, against, epochs, paired in differences(protocol, results):
         name, other = short(row.preset), short(against)
@@ -162,12 +161,8 @@ def difference_table(results: Path) -> str:
                 f"results/table1.csv, {which}, {epochs} epochs: the interval is now '{reads}', and the verdict was "
                 f"written for '{expected}': read it in docs/reproduction.md again, then say so in table_one.py"
             )
-        p = NONE if math.isnan(paired.p) else f"{paired.p:.3f}"
-        points = mean_entry(paired.difference, paired.difference.n, 2)
-        texts = (
-            which, row.precision or "float32", str(epochs), str(paired.difference.n),
-            f"{points.text} {points.note}".strip(), p, reads, f"{theirs[name] - theirs[other]:.2f}",
-        )  # fmt: skip
+        there = f"{theirs[name] - theirs[other]:.2f}"
+        texts = (which, row.precision or "float32", str(epochs), *read_out(paired), there)
         table.rows.append([Entry(text) for text in texts])
     return table.markdown()
 
@@ -182,7 +177,7 @@ def draw(results: Path = RESULTS, to: Path = FIGURE) -> None:
     from matplotlib.figure import Figure
 
     from dtp_lightning.figures.plots import save
-    from dtp_lightning.report.drawing import COLOURS, STYLE
+    from dtp_lightning.report.drawing import COLOURS, INK, STYLE
 
     ours = runs_of_rows(PROTOCOLS[1], results)
     # a row that ran in two precisions is drawn in the one that has more runs
@@ -206,7 +201,7 @@ def draw(results: Path = RESULTS, to: Path = FIGURE) -> None:
         for number, n in enumerate(epochs):
             axes.plot([], [], "o", color=COLOURS[number], label=f"ours, {n} epochs (cnn4)")
         axes.plot([], [], "D", color="#8a939c", label="paper, 400 epochs (conv6)")
-        axes.axvline(0, color="#1b1f24", lw=1, ls=":")
+        axes.axvline(0, color=INK, lw=1, ls=":")
         axes.set_yticks(range(len(rows)), [_title(name, theirs[name]) for name in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(f"linear probe on CIFAR-10, trained {MINUS} untrained, points")

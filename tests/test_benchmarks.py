@@ -19,6 +19,7 @@ from dtp_lightning.callbacks.macs import count_macs, macs_per_image
 from dtp_lightning.config.instantiate import build
 from dtp_lightning.config.schema import checked
 from dtp_lightning.data.images import ImageSpec
+from dtp_lightning.errors import DataError
 
 
 def test_steps(tmp_path: Path) -> None:
@@ -97,3 +98,6 @@ def test_feedback_weights(run_pipeline: Callable[..., dict], tmp_path: Path) -> 
         assert stage == 2 and norm > 0 and distance > 0
         angles[learner] = angle
     assert angles["dtp"] < 40 < 60 < angles["bp"] < 120
+    torch.save({"state_dict": {}}, tmp_path / "of another network")
+    with pytest.raises(DataError, match="give a run on transposable maps"):
+        feedback_weights.table(tmp_path / "of another network")

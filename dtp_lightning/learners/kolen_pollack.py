@@ -178,8 +178,8 @@ class KolenPollackFeedback(Feedback):
     """B takes every change of W and both decay, after a first phase in which another training teaches B alone.
 
     W - B shrinks by (1 - decay) a step (Kolen and Pollack 1994), at no cost: no feedback pass, no noise. From a random
-    B that takes 1 / decay batches; some steps of noise before bring most of it, and then a small decay is enough. A
-    large one costs accuracy: it acts at every batch, however small the step of the optimiser is.
+    B, the default here, that takes 1 / decay batches. A first phase of noise brings most of it; then a hundredth of the
+    decay is enough (``learner=dtp``). A large one costs accuracy: it acts however small the optimiser's step is.
 
     Args:
         decay: of forward weights (of the stages above the first) and feedback weights, a batch, in [0, 1).
@@ -201,7 +201,7 @@ class KolenPollackFeedback(Feedback):
     ['loss', 'local_loss/stage2', 'local_loss/stage1']
     """
 
-    def __init__(self, decay: Decay = 5e-6, batches: NonNegativeInt = 0, first: FeedbackTraining | None = None) -> None:
+    def __init__(self, decay: Decay = 5e-4, batches: NonNegativeInt = 0, first: FeedbackTraining | None = None) -> None:
         if (batches == 0) != (first is None):
             raise ConfigError(
                 f"learner.feedback.batches={batches}: the first phase needs batches and a training, or neither: "
